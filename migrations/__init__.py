@@ -1,0 +1,1 @@
+"""The schema's history (Alembic). `python -m migrations upgrade` brings a database up to date."""

@@ -1,0 +1,1 @@
+"""What the API and the workers have in common: the truth in PostgreSQL and the words for it."""

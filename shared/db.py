@@ -1,0 +1,83 @@
+"""The connection to PostgreSQL: an engine, and transactions that translate the driver's errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from shared.errors import ConfigurationError, StorageUnavailable
+from shared.settings import StorageSettings
+
+CONNECT_SECONDS = 3
+STATEMENT_MILLISECONDS = 10_000
+POOL_WAIT_SECONDS = 5
+
+
+def driver_url(url: str) -> str:
+    """A PostgreSQL URL in any common spelling, as SQLAlchemy wants it for psycopg 3."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in {"postgres", "postgresql"}:
+        raise ConfigurationError("POSTGRES_CONNECTION_STRING must begin with postgresql://")
+    return f"postgresql+psycopg://{rest}"
+
+
+class Database:
+    """A pool of connections. One per process, shared by its threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def connect(cls, settings: StorageSettings, *, name: str) -> "Database":
+        """A pool for the configured database; `name` is what PostgreSQL shows for its connections."""
+        if settings.url is None:
+            raise ConfigurationError(
+                "POSTGRES_CONNECTION_STRING is not set. For a database of its own, run `lybic-guiagent up`."
+            )
+        engine = create_engine(
+            driver_url(settings.url.get_secret_value()),
+            pool_size=settings.pool_size,
+            max_overflow=settings.pool_size,
+            pool_timeout=POOL_WAIT_SECONDS,
+            pool_pre_ping=True,
+            hide_parameters=True,  # the text of a failed statement reaches the log
+            connect_args={
+                "application_name": name,
+                "connect_timeout": CONNECT_SECONDS,
+                "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC",
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": STATEMENT_MILLISECONDS,
+            },
+        )
+        return cls(engine)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Commits at the end, rolls back on any exception.
+
+        Raises `StorageUnavailable` where PostgreSQL is out of reach or refuses to serve. A commit whose
+        answer was lost may have happened: callers make their writes safe to repeat, or fence them.
+        """
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise StorageUnavailable("the database does not answer") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise StorageUnavailable("the database dropped the connection") from error
+            raise
+
+    def ping(self) -> None:
+        """Raises `StorageUnavailable` unless the database answers."""
+        with self.transaction() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Closes every pooled connection."""
+        self.engine.dispose()

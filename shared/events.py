@@ -1,0 +1,90 @@
+"""A job's events: what there is to tell, and the rows that tell it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from shared.models import Event
+from shared.states import JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """Something to tell: a type of the contract and the fields of that type."""
+
+    type: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+def status(status: JobStatus, **more: Any) -> NewEvent:
+    """The job is in this state now."""
+    return NewEvent("status", {"status": status.value, **more})
+
+
+def observation(screenshot: str | None, step: int) -> NewEvent:
+    """What the screen shows, as the URL of a picture, before the step of this number."""
+    return NewEvent("observation", {"screenshot": screenshot, "step": step})
+
+
+def thinking(thought: str, step: int) -> NewEvent:
+    """What the model thinks."""
+    return NewEvent("thinking", {"content": thought, "step": step})
+
+
+def action(call: str, actions: Sequence[dict[str, Any]], step: int) -> NewEvent:
+    """What will be done: the model's own words and the Lybic actions they became."""
+    return NewEvent("action", {"content": call, "actions": list(actions), "step": step})
+
+
+def result(content: str, step: int) -> NewEvent:
+    """Something that the model found out on its way."""
+    return NewEvent("result", {"content": content, "step": step})
+
+
+def finished(output: str) -> NewEvent:
+    """Terminal: the model said that the job is done."""
+    return NewEvent("finished", {"output": output, "done": True})
+
+
+def human_intervention(content: str) -> NewEvent:
+    """A pause: the model asks for a human."""
+    return NewEvent("human_intervention", {"content": content, "needs_human": True})
+
+
+def cancelled() -> NewEvent:
+    """Terminal: stopped on request."""
+    return NewEvent("cancelled", {"cancelled": True})
+
+
+def error(code: str, message: str) -> NewEvent:
+    """Terminal: the job failed."""
+    return NewEvent("error", {"error": message, "error_code": code})
+
+
+TERMINAL = frozenset({"finished", "error", "cancelled"})
+
+
+def append(session: Session, job_id: UUID, last: int, events: Sequence[NewEvent]) -> None:
+    """Writes the events so that the last one gets the number `last`.
+
+    The caller has raised the job's `event_count` to `last` in the same transaction: the lock on that row
+    makes the order of commits the order of numbers.
+    """
+    if not events:
+        return
+    first = last - len(events) + 1
+    rows = [
+        {"job_id": job_id, "seq": seq, "type": event.type, "payload": event.payload}
+        for seq, event in enumerate(events, first)
+    ]
+    session.execute(insert(Event), rows)
+
+
+def read(session: Session, job_id: UUID, after: int, limit: int = 500) -> Sequence[Event]:
+    """The job's events with numbers above `after`, in order, at most `limit`."""
+    statement = select(Event).where(Event.job_id == job_id, Event.seq > after)
+    return session.scalars(statement.order_by(Event.seq).limit(limit)).all()

@@ -1,0 +1,295 @@
+"""A job's durable life: submitted, claimed, stepped through, ended.
+
+Every function takes a session and never commits. Two rules hold here. At most one run writes: a claim raises
+the job's run number, and every write of a run is an UPDATE that says `run = :mine`; if it hits no row, the
+run raises `LeaseLost` and stops. And the job's row is locked before its events are numbered, so that the
+order of commits is the order of numbers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, Function, and_, func, insert, or_, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from shared import events
+from shared.errors import JobNotFound, LeaseLost
+from shared.events import NewEvent
+from shared.models import Job, Step
+from shared.schemas import NewJob, Usage
+from shared.states import JobStatus, StepStatus
+
+INTERRUPTED = "The run was interrupted here: this action may or may not have happened. Look at the screen."
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work at a job: who holds it, and under which run number."""
+
+    job_id: UUID
+    run: int
+    owner: str
+
+
+def _now() -> Function[Any]:
+    # Not now(): that is when the transaction began, and a lease must not age while waiting for a lock.
+    return func.clock_timestamp()
+
+
+# --- submitting and reading ---------------------------------------------------------------------------
+
+
+def submit(session: Session, new: NewJob, sealed_credentials: bytes) -> UUID:
+    """Makes a request durable: the job as `pending`, and its first event."""
+    job_id = uuid4()
+    session.execute(
+        insert(Job).values(
+            id=job_id,
+            instruction=new.instruction,
+            options=new.options.model_dump(mode="json"),
+            meta=new.metadata,
+            credentials=sealed_credentials,
+            parent_id=new.parent_id,
+            sandbox_id=new.sandbox_id,
+            event_count=1,
+        )
+    )
+    events.append(session, job_id, 1, [events.status(JobStatus.PENDING)])
+    return job_id
+
+
+def get(session: Session, job_id: UUID) -> Job:
+    """The job. Raises `JobNotFound`."""
+    job = session.get(Job, job_id)
+    if job is None:
+        raise JobNotFound(f"there is no task {job_id}")
+    return job
+
+
+def steps(session: Session, job_id: UUID) -> Sequence[Step]:
+    """All steps of a job, in order."""
+    return session.scalars(select(Step).where(Step.job_id == job_id).order_by(Step.number)).all()
+
+
+def is_over(session: Session, job_id: UUID, after: int) -> bool:
+    """Whether the job has ended and has no events with numbers above `after`."""
+    return bool(
+        session.scalar(
+            select(and_(Job.finished_at.is_not(None), Job.event_count <= after)).where(Job.id == job_id)
+        )
+    )
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """How many jobs are ahead of a pending one, itself included; None for any other."""
+    if job.status != JobStatus.PENDING:
+        return None
+    ahead = and_(Job.status == JobStatus.PENDING, Job.finished_at.is_(None), Job.created_at < job.created_at)
+    return 1 + (session.scalar(select(func.count()).where(ahead)) or 0)
+
+
+LONGEST_CHAIN = 50
+
+
+def chain(session: Session, job: Job) -> list[Job]:
+    """The jobs whose context the job continues, oldest first, and the job itself."""
+    found = [job]
+    while (parent_id := found[-1].parent_id) and len(found) < LONGEST_CHAIN:
+        found.append(get(session, parent_id))
+    return found[::-1]
+
+
+def mark_dispatched(session: Session, job_id: UUID) -> None:
+    """Notes that a message for the job is under way."""
+    session.execute(update(Job).where(Job.id == job_id).values(dispatched_at=_now()))
+
+
+# --- holding --------------------------------------------------------------------------------------------
+
+
+def _claimable() -> ColumnElement[bool]:
+    return or_(
+        Job.status == JobStatus.PENDING,
+        and_(Job.status == JobStatus.RUNNING, Job.lease_expires_at < _now()),
+    )
+
+
+def claim(session: Session, job_id: UUID, *, owner: str, lease_seconds: float) -> Job | None:
+    """Takes the job for a new run, or gives None: it is held, ended, waiting for a human or gone.
+
+    A step that an earlier run left between intent and outcome becomes `interrupted`; it is never replayed.
+    """
+    job = session.scalars(
+        update(Job)
+        .where(Job.id == job_id, _claimable())
+        .values(
+            status=JobStatus.RUNNING,
+            run=Job.run + 1,
+            lease_owner=owner,
+            lease_expires_at=_now() + timedelta(seconds=lease_seconds),
+            started_at=func.coalesce(Job.started_at, _now()),
+            updated_at=_now(),
+            event_count=Job.event_count + 1,
+        )
+        .returning(Job)
+    ).one_or_none()
+    if job is None:
+        return None
+    session.execute(
+        update(Step)
+        .where(Step.job_id == job_id, Step.status == StepStatus.INTENDED)
+        .values(status=StepStatus.INTERRUPTED, feedback=INTERRUPTED, finished_at=_now())
+    )
+    events.append(session, job_id, job.event_count, [events.status(JobStatus.RUNNING, run=job.run)])
+    return job
+
+
+def renew(session: Session, leases: Iterable[Lease], *, lease_seconds: float) -> set[UUID]:
+    """Renews the leases that are still ours and returns their jobs; the others are lost.
+
+    A lease that expired without being reclaimed is renewed: nobody else acts on the job.
+    """
+    held = {lease.job_id: lease for lease in leases}
+    if not held:
+        return set()
+    pairs = [(lease.job_id, lease.run) for lease in held.values()]
+    return set(
+        session.scalars(
+            update(Job)
+            .where(tuple_(Job.id, Job.run).in_(pairs), Job.status == JobStatus.RUNNING)
+            .values(lease_expires_at=_now() + timedelta(seconds=lease_seconds))
+            .returning(Job.id)
+        )
+    )
+
+
+def cancel_requests(session: Session, job_ids: Iterable[UUID]) -> set[UUID]:
+    """Which of the jobs somebody asked to cancel."""
+    wanted = Job.cancel_requested_at.is_not(None)
+    return set(session.scalars(select(Job.id).where(Job.id.in_(list(job_ids)), wanted)))
+
+
+# --- writing under a lease ------------------------------------------------------------------------------
+
+
+def write(
+    session: Session,
+    lease: Lease,
+    new_events: Sequence[NewEvent] = (),
+    **values: Any,
+) -> None:
+    """Changes the job's columns and appends events, if the lease still holds. Raises `LeaseLost`."""
+    last = session.scalar(
+        update(Job)
+        .where(Job.id == lease.job_id, Job.run == lease.run, Job.status == JobStatus.RUNNING)
+        .values(event_count=Job.event_count + len(new_events), updated_at=_now(), **values)
+        .returning(Job.event_count)
+    )
+    if last is None:
+        raise LeaseLost(f"run {lease.run} of task {lease.job_id} does not hold it any more")
+    events.append(session, lease.job_id, last, new_events)
+
+
+def add_step(
+    session: Session,
+    lease: Lease,
+    step: Step,
+    usage: Usage,
+    new_events: Sequence[NewEvent],
+) -> None:
+    """Records a step (the intent, before anything is done) with its events and what the model used."""
+    write(
+        session,
+        lease,
+        new_events,
+        step_count=step.number,
+        model_calls=Job.model_calls + usage.model_calls,
+        input_tokens=Job.input_tokens + usage.input_tokens,
+        output_tokens=Job.output_tokens + usage.output_tokens,
+    )
+    step.job_id, step.run = lease.job_id, lease.run
+    session.add(step)
+
+
+def close_step(
+    session: Session,
+    lease: Lease,
+    number: int,
+    status: StepStatus,
+    new_events: Sequence[NewEvent] = (),
+    *,
+    feedback: str | None = None,
+    action_ms: int | None = None,
+) -> None:
+    """Records the outcome of a step."""
+    write(session, lease, new_events)
+    session.execute(
+        update(Step)
+        .where(Step.job_id == lease.job_id, Step.number == number, Step.run == lease.run)
+        .values(status=status, feedback=feedback, action_ms=action_ms, finished_at=_now())
+    )
+
+
+# --- ending ---------------------------------------------------------------------------------------------
+
+
+def _ending(status: JobStatus, **values: Any) -> dict[str, Any]:
+    """The columns of a run that ends, with whatever it may not keep."""
+    ended: dict[str, Any] = {"status": status, "lease_owner": None, "lease_expires_at": None, **values}
+    if status.terminal:
+        ended.update(finished_at=_now(), credentials=None)
+    return ended
+
+
+def finish(session: Session, lease: Lease, output: str) -> None:
+    """The model said that the job is done."""
+    write(session, lease, [events.finished(output)], **_ending(JobStatus.FINISHED, output=output))
+
+
+def fail(session: Session, lease: Lease, code: str, message: str) -> None:
+    """The job ended without success, for the reason that `code` names."""
+    ended = _ending(JobStatus.ERROR, error_code=code, error_message=message)
+    write(session, lease, [events.error(code, message)], **ended)
+
+
+def call_human(session: Session, lease: Lease, content: str) -> None:
+    """The model asks for a human: the run ends, the job waits."""
+    write(session, lease, [events.human_intervention(content)], **_ending(JobStatus.HUMAN_INTERVENTION))
+
+
+def give_back(session: Session, lease: Lease) -> None:
+    """The worker is going down: the job is free for another one at once."""
+    pending = events.status(JobStatus.PENDING)
+    write(session, lease, [pending], dispatched_at=None, **_ending(JobStatus.PENDING))
+
+
+def cancel(session: Session, lease: Lease) -> None:
+    """The run noticed the request to cancel and has stopped acting."""
+    write(session, lease, [events.cancelled()], **_ending(JobStatus.CANCELLED))
+
+
+def request_cancel(session: Session, job_id: UUID) -> Job:
+    """Asks for the end of a job. Nobody acts on a job that is not running: such a one ends here and now.
+
+    A running one is told by `cancel_requested_at`; an ended one stays as it is. Raises `JobNotFound`.
+    """
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise JobNotFound(f"there is no task {job_id}")
+    if job.status == JobStatus.RUNNING:
+        job.cancel_requested_at = job.cancel_requested_at or session.scalar(select(_now()))
+    elif not JobStatus(job.status).terminal:
+        for column, value in _ending(JobStatus.CANCELLED, cancel_requested_at=_now()).items():
+            setattr(job, column, value)
+        job.event_count += 1
+        session.flush()
+        events.append(session, job_id, job.event_count, [events.cancelled()])
+    return job
+
+
+def active_ids(session: Session) -> Sequence[UUID]:
+    """Every job that has not ended, oldest first."""
+    return session.scalars(select(Job.id).where(Job.finished_at.is_(None)).order_by(Job.created_at)).all()

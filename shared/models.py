@@ -1,0 +1,147 @@
+"""The tables. A job has steps and events; all three are written by `shared.jobs` and `shared.events` only."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from shared.states import JobStatus, StepStatus
+
+JSON = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """Maps Python types to columns and names constraints, so that migrations can refer to them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a class attribute
+        str: Text(),
+        datetime: DateTime(timezone=True),
+        JSON: JSONB(),
+        list[JSON]: JSONB(),
+        bytes: LargeBinary(),
+    }
+
+
+def _one_of(column: str, values: type[JobStatus] | type[StepStatus]) -> str:
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+class Job(Base):
+    """The durable row of one request."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", JobStatus), name="status"),
+        CheckConstraint(
+            "(status = 'running') = (lease_owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            name="lease_while_running",
+        ),
+        CheckConstraint("finished_at IS NULL OR credentials IS NULL", name="credentials_wiped_at_the_end"),
+        Index("ix_jobs_created_at_id", "created_at", "id"),
+        Index("ix_jobs_active", "created_at", postgresql_where=text("finished_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    instruction: Mapped[str]
+    options: Mapped[JSON] = mapped_column(server_default="{}")
+    """`shared.schemas.JobOptions` as JSON."""
+    meta: Mapped[JSON] = mapped_column("metadata", server_default="{}")
+    """The caller's own labels."""
+    credentials: Mapped[bytes | None]
+    """`shared.schemas.Credentials`, encrypted; wiped at the terminal state."""
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    """The job whose context this one continues."""
+
+    status: Mapped[str] = mapped_column(server_default=JobStatus.PENDING.value)
+    run: Mapped[int] = mapped_column(server_default="0")
+    """Number of the last run: the fencing token of every write."""
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    dispatched_at: Mapped[datetime | None]
+    """When a message for the job was last published."""
+    cancel_requested_at: Mapped[datetime | None]
+
+    sandbox_id: Mapped[str | None]
+    sandbox: Mapped[JSON | None]
+    """What is known of the sandbox (`shared.schemas.SandboxInfo`)."""
+    step_count: Mapped[int] = mapped_column(server_default="0")
+    event_count: Mapped[int] = mapped_column(server_default="0")
+    """Number of the last event; the row's lock makes commit order number order."""
+
+    output: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    model_calls: Mapped[int] = mapped_column(server_default="0")
+    input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class Step(Base):
+    """One pass of the loop: what was seen, what was decided (the intent), what came of it (the outcome)."""
+
+    __tablename__ = "steps"
+    __table_args__ = (CheckConstraint(_one_of("status", StepStatus), name="status"),)
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """1, 2, 3… over all runs of the job."""
+    run: Mapped[int]
+    status: Mapped[str] = mapped_column(server_default=StepStatus.INTENDED.value)
+    screenshot: Mapped[str | None]
+    """URL of the picture that the decision was made on."""
+    raw: Mapped[str]
+    """The model's answer as it was sent."""
+    thought: Mapped[str]
+    actions: Mapped[list[JSON]]
+    """Lybic actions in order."""
+    feedback: Mapped[str | None]
+    """What the model is told about this step before its next decision."""
+    input_tokens: Mapped[int] = mapped_column(server_default="0")
+    output_tokens: Mapped[int] = mapped_column(server_default="0")
+    model_ms: Mapped[int] = mapped_column(server_default="0")
+    """Milliseconds that the model took to decide."""
+    action_ms: Mapped[int | None]
+    """Milliseconds that the sandbox took to act."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """Append-only, numbered per job: what a client is told, in order."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    """1, 2, 3… in the job, without gaps."""
+    type: Mapped[str]
+    payload: Mapped[JSON]
+    """The fields of its type; the envelope is added where it is read."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,162 @@
+"""The edge to Lybic: every call through its SDK, every error in our words.
+
+The SDK repeats each POST up to three times by itself, clicks that timed out among them; here it never does.
+It builds URLs without escaping, so ids are escaped before it sees them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import httpx
+from lybic import LybicAPIError, LybicAuth, LybicClient, LybicError
+from lybic.action import Action
+from lybic.dto import CreateSandboxDto, ExecuteSandboxActionDto, Sandbox, SandboxActionResponseDto
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from shared.errors import (
+    CredentialsRejected,
+    OutcomeUnknown,
+    SandboxError,
+    SandboxLost,
+    SandboxUnavailable,
+)
+from shared.schemas import LybicCredentials, SandboxInfo
+from shared.secrets import clean, redact
+
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+HELD = {"wait", "keyboard:hotkey", "touch:longPress"}
+"""Actions whose `duration`, in milliseconds, the sandbox lets pass before it answers."""
+LONGEST_MESSAGE = 500
+
+
+class SandboxService:
+    """Lybic's sandboxes, as one organisation sees them. Its calls run on the portal's thread."""
+
+    def __init__(self, http: httpx.AsyncClient, credentials: LybicCredentials, timeout: float) -> None:
+        self._secret = credentials.api_key
+        self._timeout = timeout
+        self._sdk = LybicClient(
+            LybicAuth(
+                org_id=quote(credentials.org_id, safe=""),
+                api_key=credentials.api_key.get_secret_value(),
+                endpoint=credentials.endpoint,
+            ),
+            max_retries=0,
+        )
+        self._sdk.client = http
+
+    async def create(
+        self, *, name: str, shape: str, life_seconds: int, project_id: str | None = None
+    ) -> SandboxInfo:
+        """A new sandbox. Raises `SandboxError` and its kin; after `OutcomeUnknown` there may be one."""
+        request = CreateSandboxDto(name=name, shape=shape, maxLifeSeconds=life_seconds, projectId=project_id)
+        try:
+            async with self._translated(effect=True):
+                return _info(await self._sdk.sandbox.create(request))
+        except SandboxLost as error:  # a 404 here is the project's or the shape's
+            raise SandboxError(error.message, **error.details) from None
+
+    async def describe(self, sandbox_id: str) -> SandboxInfo:
+        """What Lybic knows of the sandbox."""
+        async with self._translated():
+            found = await self._sdk.sandbox.get(_escaped(sandbox_id))
+        return _info(found.sandbox)
+
+    async def status(self, sandbox_id: str) -> str:
+        """`PENDING`, `RUNNING`, `STOPPED` or `ERROR`."""
+        async with self._translated():
+            return str(await self._sdk.sandbox.get_status(_escaped(sandbox_id)))
+
+    async def preview(self, sandbox_id: str) -> SandboxActionResponseDto:
+        """The screen and the cursor as they are."""
+        async with self._translated():
+            return await self._sdk.sandbox.preview(_escaped(sandbox_id))
+
+    async def execute(
+        self, sandbox_id: str, action: dict[str, Any], *, screenshot: bool
+    ) -> SandboxActionResponseDto:
+        """Carries out one action, and shows the screen after it if asked to.
+
+        Raises `SandboxError` where it had no effect, `OutcomeUnknown` where nobody knows.
+        """
+        request = ExecuteSandboxActionDto(
+            action=build_action(action), includeScreenShot=screenshot, includeCursorPosition=screenshot
+        )
+        pause = action.get("duration", 0) / 1000 if action.get("type") in HELD else 0
+        async with self._translated(effect=True, longer=pause):
+            return await self._sdk.sandbox.execute_sandbox_action(_escaped(sandbox_id), request)
+
+    @asynccontextmanager
+    async def _translated(self, *, effect: bool = False, longer: float = 0) -> AsyncIterator[None]:
+        """Bounds a call in time and turns the SDK's errors into ours.
+
+        `effect`: the call changes something outside. `longer`: seconds that it takes by its nature.
+        """
+        try:
+            async with asyncio.timeout(self._timeout + longer):
+                yield
+        except NOT_SENT as error:
+            raise SandboxUnavailable(f"Lybic is out of reach ({type(error).__name__})") from None
+        except (httpx.RequestError, TimeoutError, ValueError) as error:
+            raise _lost_answer(f"Lybic's answer was lost ({type(error).__name__})", effect=effect) from None
+        except httpx.HTTPStatusError as error:
+            raise self._refusal(error.response.status_code, "", None, effect=effect) from None
+        except LybicError as error:
+            code = error.code if isinstance(error, LybicAPIError) else None
+            raise self._refusal(error.status_code or 500, error.message, code, effect=effect) from None
+
+    def _refusal(self, status: int, message: str, code: str | None, *, effect: bool) -> Exception:
+        said = clean(redact(str(message), [self._secret]), LONGEST_MESSAGE)
+        details = {"sandbox_code": code, "sandbox_status": status}
+        if status in {401, 403}:
+            return CredentialsRejected("Lybic refused the API key", **details)
+        if status in {404, 410}:
+            return SandboxLost(f"the sandbox does not exist: {said}", **details)
+        if status == httpx.codes.TOO_MANY_REQUESTS:
+            return SandboxUnavailable("Lybic asks for fewer requests", **details)
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return _lost_answer(f"Lybic answered {status}: {said}", effect=effect, **details)
+        return SandboxError(f"Lybic refused ({status}): {said}", **details)
+
+
+def _lost_answer(message: str, *, effect: bool, **details: object) -> SandboxError:
+    return OutcomeUnknown(message, **details) if effect else SandboxUnavailable(message, **details)
+
+
+def _escaped(sandbox_id: str) -> str:
+    # A dot segment survives quoting, and httpx would resolve it.
+    return quote(sandbox_id, safe="").replace(".", "%2E")
+
+
+def _info(sandbox: Sandbox) -> SandboxInfo:
+    shape = sandbox.shape
+    return SandboxInfo(
+        sandbox_id=sandbox.id,
+        shape=sandbox.shapeName or (shape.name if shape else None),
+        os=shape.os if shape else None,
+        virtualization=shape.virtualization if shape else None,
+        architecture=shape.architecture if shape else None,
+        hardware_accelerated_encoding=shape.hardwareAcceleratedEncoding if shape else None,
+    )
+
+
+@cache
+def _actions() -> TypeAdapter[BaseModel]:
+    return TypeAdapter(Annotated[Action, Field(discriminator="type")])
+
+
+def build_action(action: dict[str, Any]) -> BaseModel:
+    """The SDK's own model of an action: `ExecuteSandboxActionDto` alone would pass any dict.
+
+    Raises `SandboxError` for what is no action of Lybic's.
+    """
+    try:
+        return _actions().validate_python(action)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SandboxError(f"not an action of Lybic: {where}: {first['msg']}") from None

@@ -1,0 +1,86 @@
+"""Shapes that several packages speak: what a job is asked to do, with what, and what became of it."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+from shared.settings import normal_url
+
+Language = Literal["auto", "zh", "en"]
+Dialect = Literal["doubao"]
+Url = Annotated[str, AfterValidator(normal_url)]
+
+
+class Frozen(BaseModel):
+    """A value: it does not change after it was made."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class LybicCredentials(Frozen):
+    """What a call to Lybic is signed with, and where it goes."""
+
+    api_key: SecretStr
+    org_id: str
+    endpoint: Url
+
+
+class Credentials(Frozen):
+    """The secrets of one job, and the endpoints that they are good for."""
+
+    lybic: LybicCredentials
+    model_key: SecretStr
+
+
+class JobOptions(Frozen):
+    """How a job is to be done."""
+
+    max_steps: int = 50
+    timeout_seconds: int | None = None
+    user_system_prompt: str | None = None
+    language: Language = "auto"
+    model_name: str
+    model_base_url: Url
+    dialect: Dialect = "doubao"
+    priority: int = 5
+    """0 is the most urgent, as for Celery on Redis; 9 the least."""
+    keep_sandbox: bool
+
+
+class NewJob(Frozen):
+    """A validated request, ready to be made durable."""
+
+    instruction: str
+    options: JobOptions
+    credentials: Credentials
+    sandbox_id: str | None = None
+    parent_id: UUID | None = None
+    metadata: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+
+
+class SandboxInfo(Frozen):
+    """What is known of a job's sandbox. Lybic's own words, in snake_case."""
+
+    sandbox_id: str
+    shape: str | None = None
+    os: str | None = None
+    virtualization: str | None = None
+    architecture: str | None = None
+    hardware_accelerated_encoding: bool | None = None
+    created_by_task: bool = False
+
+
+class Usage(Frozen):
+    """What the model was asked and what it cost."""
+
+    model_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            model_calls=self.model_calls + other.model_calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )

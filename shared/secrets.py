@@ -1,0 +1,61 @@
+"""Keeps secrets out of sight: encrypted at rest, cut out of any text that others wrote."""
+
+import json
+from collections.abc import Iterable
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from pydantic import SecretStr
+
+from shared.errors import ConfigurationError
+from shared.schemas import Credentials
+from shared.settings import StorageSettings
+
+REDACTED = "[redacted]"
+SHORTEST_SECRET = 6  # shorter ones would tear holes into ordinary text
+
+
+class Vault:
+    """Encrypts the credentials of jobs. The newest key encrypts, all decrypt."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        if not settings.credentials_keys:
+            raise ConfigurationError(
+                "CREDENTIALS_KEYS is not set: credentials of requests could not be stored encrypted. Make a "
+                'key with: python -c "from cryptography.fernet import Fernet; '
+                'print(Fernet.generate_key().decode())"'
+            )
+        try:
+            keys = [Fernet(key.get_secret_value()) for key in settings.credentials_keys]
+        except ValueError:
+            raise ConfigurationError("CREDENTIALS_KEYS holds something that is no Fernet key") from None
+        self._fernet = MultiFernet(keys)
+
+    def seal(self, credentials: Credentials) -> bytes:
+        """The credentials as an encrypted token."""
+        plain = credentials.model_dump(mode="json")
+        plain["lybic"]["api_key"] = credentials.lybic.api_key.get_secret_value()
+        plain["model_key"] = credentials.model_key.get_secret_value()
+        return self._fernet.encrypt(json.dumps(plain).encode())
+
+    def open(self, token: bytes) -> Credentials:
+        """The credentials of a token. Raises `ConfigurationError` if no key of ours sealed it."""
+        try:
+            return Credentials.model_validate_json(self._fernet.decrypt(token))
+        except InvalidToken:
+            raise ConfigurationError(
+                "stored credentials were encrypted with a key not in CREDENTIALS_KEYS"
+            ) from None
+
+
+def redact(text: str, secrets: Iterable[SecretStr | None]) -> str:
+    """The text with every secret in it replaced. For what models, sandboxes and drivers say."""
+    for secret in secrets:
+        value = secret.get_secret_value() if secret else ""
+        if len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, REDACTED)
+    return text
+
+
+def clean(text: str, longest: int) -> str:
+    """The text as PostgreSQL and JSON can hold it: no NUL, no lone surrogate, not too long."""
+    return text[:longest].replace("\x00", "").encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,218 @@
+"""Every setting, each with its environment variable and a sentence that describes it.
+
+Built once at the doors (`api.wsgi`, `worker.app`, `migrations`, `local`) and passed down; nothing else reads
+the environment. The names of the original server's manual keep working. An empty variable counts as unset.
+"""
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split(value: object) -> object:
+    """`a, b` → `("a", "b")`: lists are written with commas in the environment."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+SecretsCommaSeparated = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+
+
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(
+        frozen=True,
+        populate_by_name=True,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+
+class LogSettings(_Group):
+    """What is written to the log, and how."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", validation_alias="LOG_LEVEL", description="Least severe level that is logged."
+    )
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", validation_alias="LOG_FORMAT", description="`auto` is text on a terminal and JSON elsewhere."
+    )
+
+
+class LybicSettings(_Group):
+    """The sandbox service. Credentials in a request win over these."""
+
+    api_key: SecretStr | None = Field(
+        None, validation_alias="LYBIC_API_KEY", description="API key of the Lybic organisation."
+    )
+    org_id: str | None = Field(
+        None, validation_alias="LYBIC_ORG_ID", description="Id of the Lybic organisation."
+    )
+    endpoint: str = Field(
+        "https://api.lybic.cn",
+        validation_alias="LYBIC_API_ENDPOINT",
+        description="Base URL of the Lybic API.",
+    )
+    allowed_endpoints: CommaSeparated = Field(
+        (),
+        validation_alias="LYBIC_ALLOWED_ENDPOINTS",
+        description="Further base URLs that a request may name in authentication.api_endpoint.",
+    )
+    shape: str = Field(
+        "beijing-2c-4g-cpu",
+        validation_alias="SANDBOX_SHAPE",
+        description="Shape of the sandboxes that are created for tasks that name none.",
+    )
+    life_seconds: int = Field(
+        3600,
+        ge=300,
+        le=86400,
+        validation_alias="SANDBOX_LIFE_SECONDS",
+        description="Life span of the sandboxes that are created for tasks that name none.",
+    )
+    timeout_seconds: float = Field(
+        20,
+        gt=0,
+        validation_alias="LYBIC_TIMEOUT_SECONDS",
+        description="Longest wait for an answer of the Lybic API.",
+    )
+
+
+class ModelSettings(_Group):
+    """The vision model: any OpenAI-compatible endpoint."""
+
+    api_key: SecretStr | None = Field(
+        None, validation_alias="ARK_API_KEY", description="API key of the model's endpoint."
+    )
+    endpoint: str = Field(
+        "https://ark.cn-beijing.volces.com/api/v3",
+        validation_alias="ARK_API_ENDPOINT",
+        description="Base URL of the OpenAI-compatible endpoint.",
+    )
+    allowed_endpoints: CommaSeparated = Field(
+        (),
+        validation_alias="ARK_ALLOWED_ENDPOINTS",
+        description="Further base URLs that a request may name in model.base_url.",
+    )
+    name: str = Field(
+        "doubao-1-5-ui-tars-250428", validation_alias="MODEL_NAME", description="Name of the model."
+    )
+    timeout_seconds: float = Field(
+        60,
+        gt=0,
+        validation_alias="MODEL_TIMEOUT_SECONDS",
+        description="Longest wait for one answer of the model.",
+    )
+    max_output_tokens: int = Field(
+        2048,
+        ge=64,
+        validation_alias="MODEL_MAX_OUTPUT_TOKENS",
+        description="Most tokens that the model may write in one answer.",
+    )
+    image: Literal["auto", "url", "data"] = Field(
+        "auto",
+        validation_alias="MODEL_IMAGE",
+        description="How screenshots reach the model: their URL, their bytes as a data URL, or `auto`: "
+        "bytes where a local address is involved, which a remote model could not reach.",
+    )
+
+
+class StorageSettings(_Group):
+    """PostgreSQL, where the truth is."""
+
+    backend: Literal["memory", "postgres"] | None = Field(
+        None,
+        validation_alias="TASK_STORAGE_BACKEND",
+        description="For `lybic-guiagent up`: `memory` is a throw-away database, `postgres` the one given, "
+        "or one kept in the state folder. Unset: whichever the other settings imply, else throw-away.",
+    )
+    url: SecretStr | None = Field(
+        None,
+        validation_alias="POSTGRES_CONNECTION_STRING",
+        description="postgresql://user:password@host:port/database",
+    )
+    pool_size: int = Field(
+        8, ge=1, validation_alias="POSTGRES_POOL_SIZE", description="Connections that a process keeps open."
+    )
+    credentials_keys: SecretsCommaSeparated = Field(
+        (),
+        validation_alias="CREDENTIALS_KEYS",
+        description="Fernet keys that encrypt the credentials of requests at rest, newest first; the "
+        "others still decrypt. `lybic-guiagent up` makes one of its own.",
+    )
+
+
+class RedisSettings(_Group):
+    """Redis or Valkey, which only wakes: losing it loses no task."""
+
+    url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        validation_alias="REDIS_URL",
+        description="Broker of the task messages and channel of the wakes.",
+    )
+
+
+class AgentSettings(_Group):
+    """How the agent works at a task."""
+
+    settle_seconds: float = Field(
+        1,
+        ge=0,
+        le=60,
+        validation_alias="AGENT_SETTLE_SECONDS",
+        description="Pause between acting and observing, for the screen to settle.",
+    )
+    max_screenshots: int = Field(
+        5, ge=1, validation_alias="AGENT_MAX_SCREENSHOTS", description="Most screenshots in a model request."
+    )
+    max_messages: int = Field(
+        20,
+        ge=2,
+        validation_alias="AGENT_MAX_MESSAGES",
+        description="Most text messages in a model request, beside the system prompt and the instruction.",
+    )
+
+
+class WorkerSettings(_Group):
+    """How the workers hold their jobs."""
+
+    lease_seconds: float = Field(
+        8,
+        ge=1,
+        validation_alias="LEASE_SECONDS",
+        description="A job whose worker died is taken up by another after at most this time.",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings, in groups. `Settings()` reads the environment and `.env`."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    log: LogSettings = Field(default_factory=LogSettings)
+    lybic: LybicSettings = Field(default_factory=LybicSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    agent: AgentSettings = Field(default_factory=AgentSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+
+    @cached_property
+    def lybic_endpoints(self) -> frozenset[str]:
+        """The base URLs of Lybic that a request may name."""
+        return frozenset(map(normal_url, (self.lybic.endpoint, *self.lybic.allowed_endpoints)))
+
+    @cached_property
+    def model_endpoints(self) -> frozenset[str]:
+        """The base URLs of models that a request may name."""
+        return frozenset(map(normal_url, (self.model.endpoint, *self.model.allowed_endpoints)))
+
+
+def normal_url(url: str) -> str:
+    """The form in which base URLs are compared: no blanks around, no slash at the end."""
+    return url.strip().rstrip("/")
