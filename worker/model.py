@@ -1,0 +1,147 @@
+"""The edge to the model: any OpenAI-compatible endpoint, through the `openai` package."""
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import openai
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from pydantic import SecretStr
+
+from shared.conversation import Message
+from shared.errors import CredentialsRejected, ModelError, ModelUnavailable, SandboxError
+from shared.portal import Portal
+from shared.schemas import JobOptions, Usage
+from shared.secrets import clean, redact
+from shared.settings import ModelSettings
+from worker.protocols import Answer
+from worker.retries import retrying
+from worker.screenshots import ScreenshotFetcher, is_local
+from worker.stop import Stop
+
+LONGEST_ANSWER = 100_000
+LONGEST_MESSAGE = 500
+MOST_TOKENS = 10_000_000  # of one answer; more is nonsense
+SCREENSHOT_GONE = "(this screenshot is no longer available)"
+
+
+class OpenAIModel:
+    """One run's access to the model."""
+
+    def __init__(
+        self,
+        key: SecretStr,
+        options: JobOptions,
+        settings: ModelSettings,
+        *,
+        portal: Portal,
+        stop: Stop,
+    ) -> None:
+        self._key = key
+        self._name = options.model_name
+        self._settings = settings
+        self._portal = portal
+        self._stop = stop
+        self._client = AsyncOpenAI(
+            api_key=key.get_secret_value(),
+            base_url=options.model_base_url,
+            http_client=portal.http,  # type: ignore[arg-type]  # it takes httpx's clients as well as httpx2's
+            timeout=settings.timeout_seconds,
+            max_retries=0,
+        )
+        self._screenshots = ScreenshotFetcher(portal.http)
+        self._local = is_local(options.model_base_url)
+        # Doubao thinks aloud by default, which only costs time here; others refuse the field.
+        self._extra = {"thinking": {"type": "disabled"}} if "doubao" in self._name.lower() else None
+
+    def answer(self, messages: Sequence[Message]) -> Answer:
+        """What the model says next."""
+        began = time.monotonic()
+        completion = self._stop.wait_for(self._portal.start(self._ask, messages))
+        elapsed = round((time.monotonic() - began) * 1000)
+        message = completion.choices[0].message
+        return Answer(
+            text=clean(message.content or "", LONGEST_ANSWER),
+            usage=_usage(completion),
+            milliseconds=elapsed,
+            reasoning=clean(getattr(message, "reasoning_content", None) or "", LONGEST_ANSWER),
+        )
+
+    async def _ask(self, messages: Sequence[Message]) -> ChatCompletion:
+        rendered = [await self._rendered(message, newest=message is messages[-1]) for message in messages]
+        return await retrying(lambda: self._complete(rendered))
+
+    async def _rendered(self, message: Message, *, newest: bool) -> ChatCompletionMessageParam:
+        if message.screenshot is None:
+            return cast(ChatCompletionMessageParam, {"role": message.role, "content": message.text})
+        try:
+            url = await self._image(message.screenshot)
+        except SandboxError:
+            if newest:
+                raise
+            return {"role": "user", "content": SCREENSHOT_GONE}
+        return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+
+    async def _image(self, url: str) -> str:
+        how = self._settings.image
+        if how == "url" or (how == "auto" and not self._local and not is_local(url)):
+            return url
+        return await retrying(lambda: self._screenshots.data_url(url))
+
+    async def _complete(self, messages: list[ChatCompletionMessageParam]) -> ChatCompletion:
+        try:
+            completion = await self._client.chat.completions.create(
+                model=self._name,
+                messages=messages,
+                temperature=0,
+                max_tokens=self._settings.max_output_tokens,
+                extra_body=self._extra,
+            )
+        except (openai.OpenAIError, ValueError) as error:
+            raise self._translated(error) from None
+        # The package builds its models without validating: anything may stand in them.
+        if not isinstance(completion, ChatCompletion) or not _has_message(completion):
+            raise ModelUnavailable("the model's endpoint answered with something that is no completion")
+        return completion
+
+    def _translated(self, error: openai.OpenAIError | ValueError) -> Exception:
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return CredentialsRejected("the model's endpoint refused the API key", status=error.status_code)
+        if isinstance(error, openai.APITimeoutError):
+            return ModelUnavailable("the model did not answer in time")
+        if isinstance(error, openai.APIConnectionError):
+            return ModelUnavailable("the model's endpoint is out of reach")
+        if not isinstance(error, openai.APIStatusError):
+            return ModelUnavailable(f"the model's answer can't be read ({type(error).__name__})")
+        said = clean(redact(error.message, [self._key]), LONGEST_MESSAGE)
+        message = f"the model's endpoint answered {error.status_code}: {said}"
+        if error.status_code in {408, 409, 429} or error.status_code >= 500:
+            return ModelUnavailable(message, retry_after=_retry_after(error))
+        return ModelError(message)
+
+
+def _has_message(completion: ChatCompletion) -> bool:
+    choice = completion.choices[0] if completion.choices else None
+    content = getattr(getattr(choice, "message", None), "content", None)
+    return choice is not None and isinstance(content, str | None)
+
+
+def _usage(completion: ChatCompletion) -> Usage:
+    used = completion.usage
+    return Usage(
+        model_calls=1,
+        input_tokens=_count(getattr(used, "prompt_tokens", 0)),
+        output_tokens=_count(getattr(used, "completion_tokens", 0)),
+    )
+
+
+def _count(tokens: object) -> int:
+    return min(max(tokens, 0), MOST_TOKENS) if isinstance(tokens, int) else 0
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    try:
+        return max(float(error.response.headers["retry-after"]), 0)
+    except (KeyError, ValueError):
+        return None

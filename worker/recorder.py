@@ -1,0 +1,138 @@
+"""The durable record of one run: each step an intent before it is acted on, and an outcome after."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared import events, jobs
+from shared.conversation import Message, Turn, conversation, trailing, window
+from shared.db import Database
+from shared.events import NewEvent
+from shared.jobs import Lease
+from shared.models import Step
+from shared.settings import AgentSettings
+from shared.states import StepStatus
+from shared.wakes import Waker
+from worker.actions import Decision
+from worker.protocols import Answer, Observation
+
+GO_ON = "Noted. Go on."
+FAILURES = frozenset({StepStatus.FAILED, StepStatus.UNKNOWN})
+UNUSABLE = frozenset({StepStatus.UNUSABLE})
+
+
+class JobRecorder:
+    """Writes one run's steps under its lease, and knows what was written before."""
+
+    def __init__(
+        self,
+        db: Database,
+        waker: Waker,
+        lease: Lease,
+        *,
+        prompts: Sequence[str],
+        history: Sequence[Turn],
+        instruction: str,
+        steps: Sequence[Step],
+        settings: AgentSettings,
+    ) -> None:
+        self._db = db
+        self._waker = waker
+        self._lease = lease
+        self._prompts = prompts
+        self._history = history
+        self._instruction = instruction
+        self._steps = list(steps)
+        self._settings = settings
+
+    @property
+    def step_count(self) -> int:
+        """How many steps the job has had, over all runs."""
+        return len(self._steps)
+
+    def failures(self) -> int:
+        """How many steps in a row failed or have an unknown outcome, up to the last one."""
+        return trailing(self._steps, FAILURES)
+
+    def unusable(self) -> int:
+        """How many answers in a row could not be read, up to the last one."""
+        return trailing(self._steps, UNUSABLE)
+
+    def conversation(self, observation: Observation) -> Sequence[Message]:
+        """What the model is asked: everything so far within the window, then the screen."""
+        turns = [*self._history, Turn(self._instruction, self._steps)]
+        messages = conversation(self._prompts, turns)
+        return window(
+            [*messages, Message("user", screenshot=observation.screenshot)],
+            max_screenshots=self._settings.max_screenshots,
+            max_messages=self._settings.max_messages,
+        )
+
+    def observed(self, observation: Observation) -> None:
+        """Records what the screen shows before the next step."""
+        event = events.observation(observation.screenshot, self.step_count + 1)
+        with self._db.transaction() as session:
+            jobs.write(session, self._lease, [event])
+        self._waker.wake(self._lease.job_id)
+
+    def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
+        """Records a decision before it is acted on."""
+        thought = decision.thought or answer.reasoning
+        status = StepStatus.INTENDED if decision.actions else StepStatus.DONE
+        feedback = GO_ON if not decision.actions and not decision.control else None
+        step = self._step(
+            observation,
+            answer,
+            thought=thought,
+            actions=list(decision.actions),
+            status=status,
+            feedback=feedback,
+        )
+        self._add(step, answer, _told(decision, thought, step.number))
+
+    def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
+        """Records an answer that holds no decision, and what the model is told of it."""
+        step = self._step(
+            observation, answer, thought="", actions=[], status=StepStatus.UNUSABLE, feedback=problem
+        )
+        self._add(step, answer, [])
+
+    def acted(
+        self, status: StepStatus, *, feedback: str | None, milliseconds: int, seen: Observation | None
+    ) -> None:
+        """Records the outcome of the last step, and the screen after it where that is known already."""
+        step = self._steps[-1]
+        told = [events.observation(seen.screenshot, step.number + 1)] if seen else []
+        with self._db.transaction() as session:
+            jobs.close_step(
+                session, self._lease, step.number, status, told, feedback=feedback, action_ms=milliseconds
+            )
+        step.status, step.feedback, step.action_ms = status, feedback, milliseconds
+        if told:
+            self._waker.wake(self._lease.job_id)
+
+    def _step(self, observation: Observation, answer: Answer, **values: Any) -> Step:
+        return Step(
+            number=self.step_count + 1,
+            screenshot=observation.screenshot,
+            raw=answer.text,
+            input_tokens=answer.usage.input_tokens,
+            output_tokens=answer.usage.output_tokens,
+            model_ms=answer.milliseconds,
+            **values,
+        )
+
+    def _add(self, step: Step, answer: Answer, told: Sequence[NewEvent]) -> None:
+        with self._db.transaction() as session:
+            jobs.add_step(session, self._lease, step, answer.usage, told)
+        self._steps.append(step)
+        if told:
+            self._waker.wake(self._lease.job_id)
+
+
+def _told(decision: Decision, thought: str, step: int) -> list[NewEvent]:
+    """The events of a decision. How it ends the job is told when it has ended."""
+    told = [events.thinking(thought, step)] if thought else []
+    told += [events.result(note.content, step) for note in decision.notes if note.name == "output"]
+    if decision.actions:
+        told.append(events.action(decision.call, decision.actions, step))
+    return told

@@ -1,0 +1,173 @@
+"""One run of a job: claim, lease, loop, end. The only place where an error becomes a failed job."""
+
+import logging
+import time
+from uuid import UUID
+
+from shared import jobs
+from shared.conversation import Turn
+from shared.db import Database
+from shared.errors import JOB_CODES, GuiAgentError, LeaseLost, StorageUnavailable
+from shared.jobs import Lease
+from shared.logging import log_context
+from shared.models import Job
+from shared.portal import Portal
+from shared.prompts import resolve_language, system_prompts
+from shared.sandboxes import SandboxService
+from shared.schemas import JobOptions, SandboxInfo
+from shared.secrets import Vault
+from shared.settings import Settings
+from shared.wakes import Waker
+from worker import uitars
+from worker.actions import Decision
+from worker.lease import LeaseKeeper
+from worker.loop import Failed, Finished, NeedsHuman, Outcome, StepLoop
+from worker.model import OpenAIModel
+from worker.protocols import Observation
+from worker.recorder import JobRecorder
+from worker.sandbox import LybicSandbox, provide
+from worker.stop import Reason, Stop, Stopped
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs jobs, in as many threads as call it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        db: Database,
+        vault: Vault,
+        waker: Waker,
+        portal: Portal,
+        keeper: LeaseKeeper,
+        name: str,
+    ) -> None:
+        self._settings = settings
+        self._db = db
+        self._vault = vault
+        self._waker = waker
+        self._portal = portal
+        self._keeper = keeper
+        self._name = name
+
+    def run(self, job_id: UUID) -> None:
+        """Claims the job and works at it until it ends or is lost; does nothing if it can't be claimed."""
+        claimed = time.monotonic()
+        with self._db.transaction() as session:
+            job = jobs.claim(
+                session, job_id, owner=self._name, lease_seconds=self._settings.worker.lease_seconds
+            )
+        if job is None:
+            return
+        self._waker.wake(job_id)
+        lease = Lease(job_id, job.run, self._name)
+        left = _seconds_left(job)
+        with (
+            log_context(job_id=job_id, run=job.run),
+            self._keeper.hold(lease, claimed=claimed, seconds_left=left) as stop,
+        ):
+            log.info("claimed")
+            if job.cancel_requested_at is not None:  # of a run that died before it could obey
+                stop.set(Reason.CANCELLED)
+            try:
+                self._end(lease, self._outcome(job, lease, stop))
+            except LeaseLost as error:
+                log.warning("%s", error.message)
+
+    def _outcome(self, job: Job, lease: Lease, stop: Stop) -> Outcome | Reason:
+        """How the run ends. Raises `LeaseLost`, and `StorageUnavailable`: then it can't be written."""
+        try:
+            return self._work(job, lease, stop)
+        except (LeaseLost, StorageUnavailable):
+            raise
+        except Stopped as stopped:
+            return stopped.reason
+        except GuiAgentError as error:
+            log.info("failed: %s: %s", error.code, error.message)
+            return Failed(error.code if error.code in JOB_CODES else "internal", error.message)
+        except Exception:
+            log.exception("unexpected error")
+            return Failed("internal", "an unexpected error; the server's log tells more")
+
+    def _work(self, job: Job, lease: Lease, stop: Stop) -> Outcome:
+        stop.check()
+        options = JobOptions.model_validate(job.options)
+        credentials = self._vault.open(job.credentials or b"")
+        service = SandboxService(self._portal.http, credentials.lybic, self._settings.lybic.timeout_seconds)
+        sandbox = self._provide(job, lease, service, stop)
+        agent = self._settings.agent
+        loop = StepLoop(
+            model=OpenAIModel(
+                credentials.model_key, options, self._settings.model, portal=self._portal, stop=stop
+            ),
+            sandbox=LybicSandbox(service, sandbox.sandbox_id, portal=self._portal, stop=stop),
+            recorder=self._recorder(job, options, lease),
+            parse=lambda text, seen: _parse(text, seen, options),
+            stop=stop,
+            max_steps=options.max_steps,
+            settle_seconds=agent.settle_seconds,
+        )
+        return loop.run()
+
+    def _provide(self, job: Job, lease: Lease, service: SandboxService, stop: Stop) -> SandboxInfo:
+        """The job's sandbox, recorded: an earlier run's, the named one, or a new one."""
+        if job.sandbox is not None:
+            return SandboxInfo.model_validate(job.sandbox)
+        settings = self._settings.lybic
+        info = stop.wait_for(self._portal.start(provide, service, job.id, job.sandbox_id, settings))
+        with self._db.transaction() as session:
+            jobs.write(session, lease, sandbox_id=info.sandbox_id, sandbox=info.model_dump(mode="json"))
+        return info
+
+    def _recorder(self, job: Job, options: JobOptions, lease: Lease) -> JobRecorder:
+        with self._db.transaction() as session:
+            *history, current = [
+                Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)
+            ]
+        language = resolve_language(options.language, job.instruction)
+        return JobRecorder(
+            self._db,
+            self._waker,
+            lease,
+            prompts=system_prompts(language, options.user_system_prompt),
+            history=history,
+            instruction=job.instruction,
+            steps=current.steps,
+            settings=self._settings.agent,
+        )
+
+    def _end(self, lease: Lease, outcome: Outcome | Reason) -> None:
+        """Writes the end of the run: status and last event in one transaction."""
+        with self._db.transaction() as session:
+            match outcome:
+                case Finished(output):
+                    jobs.finish(session, lease, output)
+                case Failed(code, message):
+                    jobs.fail(session, lease, code, message)
+                case NeedsHuman(content):
+                    jobs.call_human(session, lease, content)
+                case Reason.CANCELLED:
+                    jobs.cancel(session, lease)
+                case Reason.TIMEOUT:
+                    jobs.fail(session, lease, "timeout", "the task's time is over")
+                case Reason.DRAINING:
+                    jobs.give_back(session, lease)
+                case Reason.LEASE_LOST:
+                    raise LeaseLost("the lease was lost")
+        self._waker.wake(lease.job_id)
+        log.info("ended: %s", outcome.value if isinstance(outcome, Reason) else type(outcome).__name__)
+
+
+def _seconds_left(job: Job) -> float | None:
+    """How much of the job's own time is left, by the database's clock at the claim."""
+    limit = job.options.get("timeout_seconds")
+    if limit is None or job.started_at is None:
+        return None
+    return float(limit) - (job.updated_at - job.started_at).total_seconds()
+
+
+def _parse(text: str, seen: Observation, options: JobOptions) -> Decision:
+    return uitars.parse(text, dialect=options.dialect, vocabulary="computer", screen=seen.screen)
