@@ -1,0 +1,13 @@
+"""How gunicorn serves the API: greenlets, since most connections are streams that wait."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+worker_class = "gevent"
+worker_connections = 4000
+bind = "127.0.0.1:5000"
+timeout = 60
+graceful_timeout = 3  # open streams can be resumed anywhere
+keepalive = 5
+loglevel = "warning"

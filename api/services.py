@@ -1,0 +1,60 @@
+"""What the routes share: made once per process, found through the application."""
+
+from functools import cached_property
+from typing import cast
+from uuid import UUID
+
+from celery import Celery
+from flask import current_app
+
+from api.hub import WakeHub
+from shared.db import Database
+from shared.errors import JobNotFound
+from shared.portal import Portal
+from shared.queue import Dispatcher, make_celery
+from shared.secrets import Vault
+from shared.settings import Settings
+from shared.wakes import Waker, connect
+
+EXTENSION = "guiagent"
+
+
+class Services:
+    """The process's connections to the rest of the system. Raises `ConfigurationError` when made."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.vault = Vault(settings.storage)
+        self.db = Database.connect(settings.storage, name="guiagent api")
+        self.redis = connect(settings.redis)
+        self.waker = Waker(self.redis)
+        self.hub = WakeHub(settings.redis)
+        self.celery: Celery = make_celery(settings.redis)
+        self.dispatcher = Dispatcher(self.celery)
+
+    @cached_property
+    def portal(self) -> Portal:
+        """Started at the first call to Lybic, in the process that makes it."""
+        return Portal()
+
+    def close(self) -> None:
+        """Lets go of every connection."""
+        if "portal" in vars(self):
+            self.portal.close()
+        self.hub.close()
+        self.redis.close()
+        self.celery.close()
+        self.db.close()
+
+
+def services() -> Services:
+    """The services of the application that answers the current request."""
+    return cast(Services, current_app.extensions[EXTENSION])
+
+
+def job_id(task_id: str) -> UUID:
+    """The id of a job from its public form. Raises `JobNotFound`: what is no id names no task."""
+    try:
+        return UUID(task_id)
+    except ValueError:
+        raise JobNotFound(f"there is no task {task_id[:100]}") from None
