@@ -1,0 +1,1 @@
+"""A simulated Lybic sandbox service: a small desktop that is really driven by coordinates and keys."""

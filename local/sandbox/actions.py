@@ -1,0 +1,151 @@
+"""Reads Lybic's actions strictly, by the models of Lybic's own SDK, and performs them on the desktop."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from lybic import action as lybic
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from local.sandbox import desktop as screen
+from local.sandbox import keys
+from local.sandbox.desktop import Desktop
+from local.sandbox.layout import Point
+from local.standin import Refused
+
+Action = BaseModel
+_COMPUTER: TypeAdapter[Any] = TypeAdapter(Annotated[lybic.ComputerUseAction, Field(discriminator="type")])
+_MOBILE: TypeAdapter[Any] = TypeAdapter(Annotated[lybic.MobileUseAction, Field(discriminator="type")])
+_SPACES = {"Linux": _COMPUTER, "Windows": _COMPUTER, "Android": _MOBILE}
+_CLICKS = {
+    lybic.MouseClickAction: 1,
+    lybic.MouseDoubleClickAction: 2,
+    lybic.MouseTripleClickAction: 3,
+}
+
+
+def invalid(reason: str) -> Refused:
+    return Refused(400, "nomos.action.INVALID", reason)
+
+
+def read(raw: object, os: str) -> Action:
+    """An action that a sandbox of this operating system takes."""
+    try:
+        action: Action = _SPACES[os].validate_python(raw, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise invalid(f"{place or 'action'}: {first['msg']}") from error
+    return action
+
+
+def perform(desktop: Desktop, action: Action) -> Desktop:
+    """The desktop afterwards. An action that only concerns the agent leaves it as it is."""
+    try:
+        act = _PERFORM.get(type(action))
+        return act(desktop, action) if act else desktop
+    except ValueError as error:
+        raise invalid(str(error)) from error
+
+
+def seconds(action: Action) -> float:
+    """How long the action keeps its caller waiting: at most a minute."""
+    if isinstance(action, lybic.WaitAction):
+        if action.duration < 0:
+            raise invalid("duration: a wait is not negative")
+        return min(action.duration / 1000, 60)
+    if isinstance(action, lybic.KeyboardHotkeyAction) and action.duration is not None:
+        if not 1 <= action.duration <= 5000:
+            raise invalid("duration: a key is held for 1 to 5000 ms")
+        return action.duration / 1000
+    return 0
+
+
+def _pixel(length: Any, extent: int, origin: int) -> int:
+    """A length as a pixel. The very end of a fraction is the last pixel; beyond the screen is an error."""
+    if isinstance(length, lybic.PixelLength):
+        at = origin + length.value
+    elif length.denominator > 0:
+        at = origin + (2 * extent * length.numerator + length.denominator) // (2 * length.denominator)
+        at -= at == extent
+    else:
+        raise ValueError("a denominator is positive")
+    if not 0 <= at < extent:
+        raise ValueError(f"pixel {at} is outside of the screen, which has {extent}")
+    return at
+
+
+def _point(desktop: Desktop, x: Any, y: Any, origin: Point | None) -> Point:
+    left, top = origin or (0, 0)
+    return _pixel(x, desktop.size[0], left), _pixel(y, desktop.size[1], top)
+
+
+def _target(desktop: Desktop, action: Any) -> Point:
+    return _point(desktop, action.x, action.y, desktop.cursor if action.relative else None)
+
+
+def _held(action: Any) -> list[str]:
+    return keys.parts(action.holdKey) if action.holdKey else []
+
+
+def _button(action: Any) -> int:
+    if not 1 <= action.button <= 31:
+        raise ValueError("button: a sum of 1, 2, 4, 8 and 16")
+    return int(action.button)
+
+
+def _click(desktop: Desktop, action: Any) -> Desktop:
+    shift = "shift" in desktop.held or "shift" in [keys.MODIFIERS.get(key) for key in _held(action)]
+    target = _target(desktop, action)
+    return screen.click(desktop, target, _button(action), _CLICKS[type(action)], shift=shift)
+
+
+def _move(desktop: Desktop, action: Any) -> Desktop:
+    _held(action)
+    return screen.move(desktop, _target(desktop, action))
+
+
+def _drag(desktop: Desktop, action: Any) -> Desktop:
+    _held(action)
+    begin = _point(desktop, action.startX, action.startY, desktop.cursor if action.startRelative else None)
+    end = _point(desktop, action.endX, action.endY, begin if action.endRelative else None)
+    return screen.drag(desktop, begin, end, _button(action))
+
+
+def _scroll(desktop: Desktop, action: Any) -> Desktop:
+    _held(action)
+    return screen.wheel(desktop, _target(desktop, action), action.stepVertical)
+
+
+def _type(desktop: Desktop, action: Any) -> Desktop:
+    return screen.write(desktop, action.content, enter=action.treatNewLineAsEnter)
+
+
+def _hotkey(desktop: Desktop, action: Any) -> Desktop:
+    return screen.press(desktop, keys.parts(action.keys))
+
+
+def _one(key: str) -> str:
+    (name,) = keys.parts(key) if "+" not in key else [""]
+    if not name:
+        raise ValueError("key: exactly one")
+    return name
+
+
+def _down(desktop: Desktop, action: Any) -> Desktop:
+    return screen.hold(desktop, _one(action.key))
+
+
+def _up(desktop: Desktop, action: Any) -> Desktop:
+    return screen.release(desktop, _one(action.key))
+
+
+_PERFORM: dict[type[BaseModel], Callable[[Desktop, Any], Desktop]] = {
+    **dict.fromkeys(_CLICKS, _click),
+    lybic.MouseMoveAction: _move,
+    lybic.MouseDragAction: _drag,
+    lybic.MouseScrollAction: _scroll,
+    lybic.KeyboardTypeAction: _type,
+    lybic.KeyboardHotkeyAction: _hotkey,
+    lybic.KeyDownAction: _down,
+    lybic.KeyUpAction: _up,
+}
