@@ -11,3 +11,4 @@ timeout = 60
 graceful_timeout = 3  # open streams can be resumed anywhere
 keepalive = 5
 loglevel = "warning"
+control_socket_disable = True  # it would make a folder in the home of whoever starts the API

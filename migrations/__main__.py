@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import OperationalError
 
 from shared.db import driver_url
 from shared.errors import GuiAgentError
@@ -34,6 +35,9 @@ def main(arguments: list[str]) -> int:
         move(config(settings.storage.url.get_secret_value()), arguments[1] if arguments[1:] else target)
     except GuiAgentError as error:
         sys.stderr.write(f"{error.message}\n")
+        return 1
+    except OperationalError as error:  # its text names host and port, and no password
+        sys.stderr.write(f"the database can't be migrated: {error.orig}\n")
         return 1
     return 0
 

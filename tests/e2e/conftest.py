@@ -1,0 +1,78 @@
+"""The whole system as real processes: stand-ins, API and a worker, shared by the tests of a process."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from local.demo import isolated
+from local.up import Plan, Stack, take_port
+from tests.conftest import wait_until
+
+TERMINAL = ("finished", "error", "cancelled")
+
+
+@dataclass(frozen=True)
+class System:
+    """A running system and the ways to talk to it."""
+
+    stack: Stack
+    http: httpx.Client
+
+    def submit(self, instruction: str, **more: Any) -> str:
+        answer = self.http.post("/api/agent/task/submit", json={"instruction": instruction, **more})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["task_id"])
+
+    def status(self, task_id: str) -> dict[str, Any]:
+        return dict(self.http.get(f"/api/agent/task/status/{task_id}").json())
+
+    def wait(self, task_id: str, *statuses: str) -> dict[str, Any]:
+        """The task's status once it is one of those, or terminal."""
+        wanted = statuses or TERMINAL
+        return wait_until(
+            lambda: now if (now := self.status(task_id))["status"] in wanted else None, seconds=40
+        )
+
+    def done(self, instruction: str, **more: Any) -> dict[str, Any]:
+        """A task, submitted and waited for."""
+        return self.wait(self.submit(instruction, **more))
+
+    def events(self, task_id: str, after: int = 0) -> list[dict[str, Any]]:
+        """All events of a task until its stream ends."""
+        url = f"/api/agent/task/{task_id}/events"
+        with self.http.stream("GET", url, headers={"Last-Event-ID": str(after)}) as stream:
+            return list(read(stream))
+
+    def desktop(self, sandbox_id: str) -> dict[str, Any]:
+        """What the sandbox is really like, by its own account."""
+        return dict(httpx.get(f"{self.stack.sandbox}/simulated/sandboxes/{sandbox_id}").json())
+
+    def executed(self, sandbox_id: str) -> list[dict[str, Any]]:
+        """The actions that the sandbox really carried out."""
+        answer = httpx.get(f"{self.stack.sandbox}/simulated/sandboxes/{sandbox_id}/actions").json()
+        return [record["action"] for record in answer["actions"]]
+
+
+def read(stream: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The events of a stream as they come."""
+    for line in stream.iter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """Everything, started once; no user's settings reach it."""
+    environment = {**isolated(os.environ), "AGENT_SETTLE_SECONDS": "0", "LOG_FORMAT": "json"}
+    stack = Stack(Plan(environment=environment, port=take_port("127.0.0.1", 0, "--port")), lambda *_: None)
+    try:
+        stack.start()
+        with httpx.Client(base_url=stack.plan.url, timeout=30, trust_env=False) as http:
+            yield System(stack, http)
+    finally:
+        stack.stop()

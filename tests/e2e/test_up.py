@@ -1,0 +1,231 @@
+"""`lybic-guiagent up`: from one command to a running service, and back to nothing."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+from conftest import wait_until
+
+from local.demo import isolated
+from local.servers import Folder, remove_abandoned
+
+COMMAND = Path(sys.executable).with_name("lybic-guiagent")
+# Nobody listens there: these tests are about processes, and a task may wait.
+ELSEWHERE = {
+    "LYBIC_API_KEY": "key-of-nobody",
+    "LYBIC_ORG_ID": "org",
+    "LYBIC_API_ENDPOINT": "http://127.0.0.1:9",
+    "ARK_API_KEY": "key-of-nobody",
+    "ARK_API_ENDPOINT": "http://127.0.0.1:9",
+}
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+
+
+class Up:
+    """A running `up`, as a user at a terminal sees it."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.output = folder / f"output-{len(list(folder.glob('output-*')))}"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [COMMAND, "up", *options],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**isolated(os.environ), "TMPDIR": str(folder), **environment},
+            )
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    @property
+    def url(self) -> str:
+        found = re.search(r"^API +(\S+)$", self.said, re.MULTILINE)
+        assert found, self.said
+        return found[1]
+
+    def ready(self) -> "Up":
+        wait_until(lambda: "Ready." in self.said or self.process.poll() is not None, 60)
+        assert "Ready." in self.said, self.said
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def exit_code(self, seconds: float = 30) -> int:
+        return self.process.wait(seconds)
+
+    def descendants(self) -> list[int]:
+        """The ids of all processes that it started, and they."""
+        children: dict[int, list[int]] = {}
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                text = status.read_text()
+            except OSError:
+                continue
+            children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(status.parent.name))
+        found, waiting = [], [self.process.pid]
+        while waiting:
+            waiting += (new := children.get(waiting.pop(), []))
+            found += new
+        return found
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(*options: str, **environment: str) -> Up:
+        started.append(Up(tmp_path, *options, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+def request(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(url, data, timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Whether the process ended; it may wait for init to take note of that."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
+
+
+def all_gone(pids: list[int]) -> bool:
+    return all(map(gone, pids))
+
+
+def temporary_folders(folder: Path) -> list[Path]:
+    return list(folder.glob("lybic-guiagent-*"))
+
+
+def test_everything_runs_until_sigterm_and_nothing_is_left(tmp_path: Path, up: Callable[..., Up]) -> None:
+    one = up("--port", "0", "--flower-port", "0", "--workers", "2").ready()
+    assert "simulated" in one.said
+    assert "scripted" in one.said
+    assert "throw-away" in one.said
+    assert request(f"{one.url}/api/health") == {"status": "ok"}
+    flower = re.search(r"^Flower +(\S+)$", one.said, re.MULTILINE)
+    assert flower
+    with urllib.request.urlopen(f"{flower[1]}/healthcheck", timeout=10) as answer:
+        assert answer.status == 200
+
+    pids = one.descendants()
+    shown = b"\0".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    assert shown.count(b"worker.app\0worker") == 2
+    [folder] = temporary_folders(tmp_path)
+    for secret in (folder / "credentials.key", folder / "postgres" / "password"):
+        assert secret.read_bytes() not in shown
+
+    one.signal(signal.SIGTERM)
+    assert one.exit_code() == 0, one.said
+    assert all_gone(pids)
+    assert temporary_folders(tmp_path) == []
+
+
+def test_kept_state_outlives_kill_9_and_ends_with_fresh(tmp_path: Path, up: Callable[..., Up]) -> None:
+    options = ("--port", "0", "--no-flower", "--state-dir", str(tmp_path / "state"))
+    one = up(*options, **ELSEWHERE).ready()
+    assert f"kept in {tmp_path / 'state'}" in one.said
+    task = request(f"{one.url}/api/agent/task/submit", {"instruction": "wait for better times"})["task_id"]
+
+    other = up(*options, **ELSEWHERE)
+    assert other.exit_code() == 1
+    assert f"in use by process {one.process.pid}" in other.said
+
+    pids = one.descendants()
+    one.signal(signal.SIGKILL)
+    one.exit_code()
+    wait_until(lambda: all_gone(pids), 10)
+
+    one = up(*options, **ELSEWHERE).ready()
+    assert request(f"{one.url}/api/agent/task/status/{task}")["query"] == "wait for better times"
+    pids = one.descendants()
+    [worker] = [pid for pid in pids if b"worker.app" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(worker, signal.SIGKILL)
+    assert one.exit_code() == 1
+    assert "worker1 stopped with SIGKILL" in one.said
+    assert all_gone(pids)
+
+    one = up(*options, "--fresh", **ELSEWHERE).ready()
+    with pytest.raises(HTTPError, match="404"):
+        request(f"{one.url}/api/agent/task/status/{task}")
+    one.signal(signal.SIGINT)
+    assert one.exit_code() == 0, one.said
+
+
+def test_killed_throwaway_leaves_a_folder_that_the_next_one_removes(
+    tmp_path: Path, up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = up("--port", "0", "--no-flower", **ELSEWHERE)
+    wait_until(lambda: "Redis" in one.said)  # in the midst of starting
+    pids = one.descendants()
+    assert pids
+    one.signal(signal.SIGKILL)
+    one.exit_code()
+    wait_until(lambda: all_gone(pids), 10)
+    [left] = temporary_folders(tmp_path)
+    os.utime(left / Folder.MARK, (0, 0))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    remove_abandoned()
+    assert temporary_folders(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", ["--port", "--flower-port"])
+def test_taken_port_is_named_and_nothing_starts(tmp_path: Path, up: Callable[..., Up], option: str) -> None:
+    with socket.socket() as rival:
+        rival.bind(("127.0.0.1", 0))
+        rival.listen()
+        port = rival.getsockname()[1]
+        one = up("--port", "0", "--flower-port", "0", option, str(port))
+        assert one.exit_code() == 1
+    assert f"port {port} on 127.0.0.1 is in use" in one.said
+    assert option in one.said
+    assert "Traceback" not in one.said
+    assert temporary_folders(tmp_path) == []
+
+
+def test_bad_setting_is_named_without_its_value(up: Callable[..., Up]) -> None:
+    one = up("--port", "0", LOG_LEVEL="secret-level")
+    assert one.exit_code() == 1
+    assert "LOG_LEVEL" in one.said
+    assert "secret-level" not in one.said
+    assert "Traceback" not in one.said
+
+
+def test_demo_types_into_the_simulated_notepad(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [COMMAND, "demo"],
+        cwd=tmp_path,
+        env={**os.environ, **ELSEWHERE, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the notepad on the simulated desktop holds 'Hello World" in done.stdout
+    assert (tmp_path / "demo-screens.png").read_bytes().startswith(b"\x89PNG")
+    assert temporary_folders(tmp_path) == []

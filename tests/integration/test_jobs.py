@@ -1,0 +1,196 @@
+"""A job's durable life on real PostgreSQL: one run at a time, numbers without gaps, ends that hold."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from shared import events, jobs
+from shared.db import Database
+from shared.errors import JobNotFound, LeaseLost
+from shared.jobs import Lease
+from shared.models import Job, Step
+from shared.schemas import NewJob, Usage
+from shared.secrets import Vault
+from shared.states import JobStatus, StepStatus
+
+Submit = Callable[[], UUID]
+
+
+@pytest.fixture
+def submit(db: Database, vault: Vault, new_job: NewJob) -> Submit:
+    def submitted() -> UUID:
+        with db.transaction() as session:
+            return jobs.submit(session, new_job, vault.seal(new_job.credentials))
+
+    return submitted
+
+
+def claim(db: Database, job_id: UUID, owner: str = "a", lease_seconds: float = 60) -> Lease | None:
+    with db.transaction() as session:
+        job = jobs.claim(session, job_id, owner=owner, lease_seconds=lease_seconds)
+    return Lease(job.id, job.run, owner) if job else None
+
+
+def claimed(db: Database, job_id: UUID, owner: str = "a", lease_seconds: float = 60) -> Lease:
+    lease = claim(db, job_id, owner, lease_seconds)
+    assert lease is not None
+    return lease
+
+
+def read(db: Database, job_id: UUID) -> Job:
+    with db.transaction() as session:
+        return jobs.get(session, job_id)
+
+
+def told(db: Database, job_id: UUID) -> list[tuple[int, str]]:
+    with db.transaction() as session:
+        return [(event.seq, event.type) for event in events.read(session, job_id, 0)]
+
+
+def a_step(number: int) -> Step:
+    return Step(number=number, raw="raw", thought="t", actions=[{"type": "wait"}], status=StepStatus.INTENDED)
+
+
+def test_a_submitted_job_is_pending_and_says_so(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    assert read(db, job_id).status == JobStatus.PENDING
+    assert told(db, job_id) == [(1, "status")]
+
+
+def test_credentials_are_encrypted(db: Database, submit: Submit, vault: Vault, new_job: NewJob) -> None:
+    stored = read(db, submit()).credentials
+    assert stored is not None
+    assert b"secret" not in stored
+    assert vault.open(stored) == new_job.credentials
+
+
+def test_only_one_claim_succeeds(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    with ThreadPoolExecutor(8) as pool:
+        leases = list(pool.map(lambda name: claim(db, job_id, name), "abcdefgh"))
+    assert len([lease for lease in leases if lease]) == 1
+    assert read(db, job_id).run == 1
+
+
+def test_an_expired_lease_is_reclaimed_under_a_new_run(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    old = claimed(db, job_id, "old", lease_seconds=0)
+    new = claimed(db, job_id, "new")
+    assert (old.run, new.run) == (1, 2)
+    with pytest.raises(LeaseLost), db.transaction() as session:
+        jobs.finish(session, old, "stale")
+    with db.transaction() as session:
+        jobs.finish(session, new, "right")
+    assert read(db, job_id).output == "right"
+
+
+def test_a_superseded_run_writes_nothing(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    old = claimed(db, job_id, lease_seconds=0)
+    claimed(db, job_id, "new")
+    before = told(db, job_id)
+    with pytest.raises(LeaseLost), db.transaction() as session:
+        jobs.add_step(session, old, a_step(1), Usage(), [events.thinking("x", 1)])
+    assert told(db, job_id) == before
+    with db.transaction() as session:
+        assert jobs.steps(session, job_id) == []
+
+
+def test_a_step_without_outcome_becomes_interrupted(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    lease = claimed(db, job_id, lease_seconds=0)
+    with db.transaction() as session:
+        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), [])
+    claimed(db, job_id, "new")
+    with db.transaction() as session:
+        (step,) = jobs.steps(session, job_id)
+    assert step.status == StepStatus.INTERRUPTED
+    assert "may or may not have happened" in (step.feedback or "")
+
+
+def test_renewing(db: Database, submit: Submit) -> None:
+    kept, lost = claimed(db, submit()), claimed(db, submit(), lease_seconds=0)
+    claimed(db, lost.job_id, "thief")
+    with db.transaction() as session:
+        assert jobs.renew(session, [kept, lost], lease_seconds=60) == {kept.job_id}
+
+
+def test_a_terminal_status_never_changes(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    lease = claimed(db, job_id)
+    with db.transaction() as session:
+        jobs.fail(session, lease, "timeout", "too late")
+    with db.transaction() as session:
+        jobs.request_cancel(session, job_id)
+    assert claim(db, job_id) is None
+    with pytest.raises(LeaseLost), db.transaction() as session:
+        jobs.finish(session, lease, "after all")
+    job = read(db, job_id)
+    assert (job.status, job.error_code, job.credentials) == (JobStatus.ERROR, "timeout", None)
+    assert [kind for _, kind in told(db, job_id)] == ["status", "status", "error"]
+
+
+def test_cancelling_a_pending_job_ends_it_at_once(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    for _ in range(2):
+        with db.transaction() as session:
+            jobs.request_cancel(session, job_id)
+    assert read(db, job_id).status == JobStatus.CANCELLED
+    assert told(db, job_id) == [(1, "status"), (2, "cancelled")]
+
+
+def test_cancelling_a_running_job_asks_its_run(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    lease = claimed(db, job_id)
+    with db.transaction() as session:
+        jobs.request_cancel(session, job_id)
+    assert read(db, job_id).status == JobStatus.RUNNING
+    with db.transaction() as session:
+        assert jobs.cancel_requests(session, [job_id, uuid4()]) == {job_id}
+        jobs.cancel(session, lease)
+    assert read(db, job_id).status == JobStatus.CANCELLED
+
+
+def test_a_job_that_waits_for_a_human_is_nobodys(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    lease = claimed(db, job_id)
+    with db.transaction() as session:
+        jobs.call_human(session, lease, "please log in")
+    job = read(db, job_id)
+    assert (job.status, job.lease_owner, job.finished_at) == (JobStatus.HUMAN_INTERVENTION, None, None)
+    assert claim(db, job_id) is None
+
+
+def test_a_job_given_back_is_free_at_once(db: Database, submit: Submit) -> None:
+    lease = claimed(db, submit())
+    with db.transaction() as session:
+        jobs.give_back(session, lease)
+    assert claimed(db, lease.job_id, "next").run == 2
+
+
+def test_event_numbers_have_no_gaps_under_concurrency(db: Database, submit: Submit) -> None:
+    lease = claimed(db, submit())
+
+    def tell(number: int) -> None:
+        with db.transaction() as session:
+            jobs.write(session, lease, [events.result(str(number), 1)] * (number % 3))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tell, range(60)))
+    assert [seq for seq, _ in told(db, lease.job_id)] == list(range(1, 63))
+
+
+def test_an_unknown_job(db: Database) -> None:
+    for ask in (jobs.get, jobs.request_cancel):
+        with pytest.raises(JobNotFound), db.transaction() as session:
+            ask(session, uuid4())
+
+
+def test_rows_that_break_the_rules_are_refused_by_the_database(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    for nonsense in ("status = 'running'", "status = 'lost'", "finished_at = now()"):
+        with pytest.raises(Exception, match="violates check"), db.transaction() as session:
+            session.execute(text(f"UPDATE jobs SET {nonsense} WHERE id = :id"), {"id": job_id})
