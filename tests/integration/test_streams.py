@@ -96,12 +96,17 @@ def test_an_event_while_the_subscription_is_under_way_is_not_missed(
     db: Database, hub: WakeHub, redis_settings: RedisSettings, lease: Lease
 ) -> None:
     waker = Waker(connect(redis_settings))
+    readers = []
     for number in range(3, 33):
-        reader = Reader(db, hub, lease.job_id, after=number - 1)
+        readers.append(reader := Reader(db, hub, lease.job_id, after=number - 1))
         tell(db, lease, events.result(str(number), 1))
         waker.wake(lease.job_id)
         # Within less than a tick, so it was not found by looking now and then.
         wait_until(lambda reader=reader, number=number: number in reader.seen, seconds=3)  # type: ignore[misc]
+    end(db, lease)
+    waker.wake(lease.job_id)
+    wait_until(lambda: not any(reader.thread.is_alive() for reader in readers))
+    assert [reader.seen for reader in readers] == [list(range(first, 34)) for first in range(3, 33)]
 
 
 def test_streams_go_on_without_redis_and_after_it_came_back(
