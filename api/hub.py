@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 CONTROL = f"{PREFIX}hub"  # a pub/sub connection without a channel can't be read
 READ_SECONDS = 1.0
+SILENT_SECONDS = 3.0
+"""A Redis that has not answered a ping for so long is as good as gone, though its socket is open."""
 LONGEST_PAUSE_SECONDS = 5.0
 
 
@@ -35,13 +37,15 @@ class WakeHub:
         self._lock = Lock()
         self._waiting: defaultdict[str, set[Event]] = defaultdict(set)
         self._pubsub: PubSub | None = None
+        self._connected = 0.0
+        self._heard: float | None = None
         self._closed = False
         self._thread: Thread | None = None
 
     @property
     def connected(self) -> bool:
         """Whether wakes arrive; if not, streams look for rows more often."""
-        return self._pubsub is not None
+        return self._heard is not None
 
     @contextmanager
     def follow(self, job_id: UUID) -> Iterator[Event]:
@@ -100,11 +104,19 @@ class WakeHub:
             if self._waiting:
                 pubsub.subscribe(*self._waiting)
             self._pubsub = pubsub
+            self._connected = time.monotonic()
         return pubsub
 
     def _read(self, pubsub: PubSub) -> None:
+        began = time.monotonic()
         message = pubsub.get_message(timeout=READ_SECONDS)
-        if message is not None and message["type"] in {"message", "subscribe"}:
+        if message is None:
+            if began - (self._heard or self._connected) > SILENT_SECONDS:
+                raise TimeoutError
+            pubsub.ping()
+            return
+        self._heard = time.monotonic()
+        if message["type"] in {"message", "subscribe"}:
             with self._lock:
                 waiting = list(self._waiting.get(message["channel"], ()))
             for woken in waiting:
@@ -112,7 +124,7 @@ class WakeHub:
 
     def _disconnect(self) -> None:
         with self._lock:
-            pubsub, self._pubsub = self._pubsub, None
+            pubsub, self._pubsub, self._heard = self._pubsub, None, None
             waiting = [woken for all_of_job in self._waiting.values() for woken in all_of_job]
         if pubsub is not None:
             pubsub.close()

@@ -54,7 +54,6 @@ def _options(request: RunAgentRequest, settings: Settings) -> JobOptions:
         model_name=(model and model.name) or settings.model.name,
         model_base_url=base_url,
         dialect=model.dialect if model else "doubao",
-        priority=request.priority,
         keep_sandbox=keep if keep is not None else request.sandbox_id is not None,
     )
 
@@ -69,5 +68,6 @@ def new_job(request: RunAgentRequest, settings: Settings) -> NewJob:
             model_key=_model_key(request.ark_apikey, settings),
         ),
         sandbox_id=request.sandbox_id,
+        priority=request.priority,
         metadata=request.metadata,
     )

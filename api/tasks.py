@@ -1,5 +1,6 @@
 """The routes of tasks: submit, run, status, events, cancel."""
 
+import time
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, request
@@ -42,7 +43,7 @@ def _submit(body: bytes) -> UUID:
     sealed = here.vault.seal(new.credentials)
     with here.db.transaction() as session:
         submitted = jobs.submit(session, new, sealed)
-    here.dispatcher.dispatch(submitted, new.options.priority)
+    here.dispatcher.dispatch(submitted, new.priority)
     return submitted
 
 
@@ -70,6 +71,8 @@ def status(task_id: str) -> Response:
         shown = views.task(job)
         if not wanted or "queue_position" in wanted:
             shown["queue_position"] = jobs.queue_position(session, job)
+        if not wanted or "pending_reason" in wanted:
+            shown["pending_reason"] = views.pending_reason(job, jobs.waits_for(session, job))
         if not wanted or "llm_context" in wanted:
             turns = [Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)]
             shown["llm_context"] = views.llm_context(job, turns)
@@ -107,35 +110,35 @@ def cancel() -> Response:
     """Cancels one task, or every active one. Answers when they have stopped, or after two seconds."""
     here = services()
     asked = CancelRequest.read(request.get_data())
-    with here.db.transaction() as session:
-        wanted = [job_id(asked.task_id)] if asked.task_id else list(jobs.active_ids(session))
     if asked.task_id:
-        return _cancelled_one(here, wanted[0])
-    before = [_cancel(here, one) for one in wanted]
-    stopped = [_wait_until_stopped(here, job) for job in before]
-    ids = [str(job.id) for job in stopped]
-    return jsonify(success=True, message=f"{len(ids)} task(s) cancelled", task_ids=ids, count=len(ids))
-
-
-def _cancelled_one(here: Services, wanted: UUID) -> Response:
+        return _cancel_one(here, job_id(asked.task_id))
     with here.db.transaction() as session:
-        job = jobs.get(session, wanted)
-    already = job.status == JobStatus.CANCELLED or job.cancel_requested_at is not None
-    if JobStatus(job.status).terminal and not already:
-        return jsonify(
-            success=True,
-            task_id=str(job.id),
-            status=job.status,
-            already_cancelled=False,
-            message=f"Task {job.id} had already ended: {job.status}",
-        )
-    job = _wait_until_stopped(here, _cancel(here, wanted))
+        wanted = jobs.active_ids(session)
+    asked_all = [_cancel(here, one) for one in wanted]
+    deadline = time.monotonic() + CANCEL_SECONDS
+    stopped = [_wait_until_stopped(here, job, deadline) for job in asked_all]
+    ids = [str(job.id) for job in stopped if job.status == JobStatus.CANCELLED]
+    stopping = [str(job.id) for job in stopped if job.status == JobStatus.RUNNING]
+    return jsonify(
+        success=True,
+        message=f"{len(ids)} task(s) cancelled" + (f", {len(stopping)} stopping" if stopping else ""),
+        task_ids=ids,
+        stopping=stopping,
+        count=len(ids),
+    )
+
+
+def _cancel_one(here: Services, wanted: UUID) -> Response:
+    with here.db.transaction() as session:
+        before = jobs.get(session, wanted)
+    job = _wait_until_stopped(here, _cancel(here, wanted), time.monotonic() + CANCEL_SECONDS)
+    words = {JobStatus.CANCELLED: "cancelled", JobStatus.RUNNING: "is stopping"}
     return jsonify(
         success=True,
         task_id=str(job.id),
         status=job.status,
-        already_cancelled=already,
-        message=f"Task {job.id} cancelled",
+        already_cancelled=before.status == JobStatus.CANCELLED or before.cancel_requested_at is not None,
+        message=f"Task {job.id} {words.get(JobStatus(job.status), f'had already ended: {job.status}')}",
     )
 
 
@@ -146,14 +149,14 @@ def _cancel(here: Services, wanted: UUID) -> Job:
     return job
 
 
-def _wait_until_stopped(here: Services, job: Job) -> Job:
+def _wait_until_stopped(here: Services, job: Job, deadline: float) -> Job:
     """The job when its run has stopped: then no further action is carried out."""
+    if job.status != JobStatus.RUNNING:
+        return job
     with here.hub.follow(job.id) as woken:
-        waited = 0.0
-        while job.status == JobStatus.RUNNING and waited < CANCEL_SECONDS:
+        while job.status == JobStatus.RUNNING and time.monotonic() < deadline:
             woken.wait(CANCEL_POLL_SECONDS)
             woken.clear()
-            waited += CANCEL_POLL_SECONDS
             with here.db.transaction() as session:
                 job = jobs.get(session, job.id)
     return job

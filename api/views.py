@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from shared.conversation import Turn, conversation, transcript
 from shared.models import Event, Job
@@ -41,6 +42,15 @@ def task(job: Job) -> dict[str, Any]:
             "output_tokens": job.output_tokens,
         },
     }
+
+
+def pending_reason(job: Job, waits_for: UUID | None) -> str | None:
+    """Why a job is still pending."""
+    if job.status != JobStatus.PENDING:
+        return None
+    if waits_for is not None:
+        return f"waiting for sandbox {job.sandbox_id}, which task {waits_for} uses or asked for first"
+    return "waiting for a worker"
 
 
 def llm_context(job: Job, turns: list[Turn]) -> dict[str, Any]:

@@ -8,18 +8,31 @@ order of commits is the order of numbers.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Function, and_, func, insert, or_, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ColumnElement,
+    Function,
+    Select,
+    and_,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import Session, aliased
 
 from shared import events
 from shared.errors import JobNotFound, LeaseLost
 from shared.events import NewEvent
-from shared.models import Job, Step
-from shared.schemas import NewJob, Usage
+from shared.models import Event, Job, Step
+from shared.schemas import NewJob, Usage, sandbox_key
 from shared.states import JobStatus, StepStatus
 
 INTERRUPTED = "The run was interrupted here: this action may or may not have happened. Look at the screen."
@@ -39,6 +52,11 @@ def _now() -> Function[Any]:
     return func.clock_timestamp()
 
 
+def _asked() -> Function[Any]:
+    # For comparisons: an index is of no use to a function that may change in the midst of a statement.
+    return func.statement_timestamp()
+
+
 # --- submitting and reading ---------------------------------------------------------------------------
 
 
@@ -53,7 +71,9 @@ def submit(session: Session, new: NewJob, sealed_credentials: bytes) -> UUID:
             meta=new.metadata,
             credentials=sealed_credentials,
             parent_id=new.parent_id,
+            priority=new.priority,
             sandbox_id=new.sandbox_id,
+            sandbox_key=sandbox_key(new.credentials.lybic, new.sandbox_id) if new.sandbox_id else None,
             event_count=1,
         )
     )
@@ -102,32 +122,76 @@ def chain(session: Session, job: Job) -> list[Job]:
     return found[::-1]
 
 
-def mark_dispatched(session: Session, job_id: UUID) -> None:
-    """Notes that a message for the job is under way."""
-    session.execute(update(Job).where(Job.id == job_id).values(dispatched_at=_now()))
-
-
 # --- holding --------------------------------------------------------------------------------------------
 
 
-def _claimable() -> ColumnElement[bool]:
-    return or_(
-        Job.status == JobStatus.PENDING,
-        and_(Job.status == JobStatus.RUNNING, Job.lease_expires_at < _now()),
+def _expired() -> ColumnElement[bool]:
+    return and_(Job.status == JobStatus.RUNNING, Job.lease_expires_at < _asked())
+
+
+def _ahead_at_sandbox() -> Select[UUID]:
+    """The jobs that drive the sandbox that a pending job names, or asked for it before."""
+    other = aliased(Job)
+    drives = other.status.in_([JobStatus.RUNNING, JobStatus.HUMAN_INTERVENTION])
+    came_first = and_(
+        other.status == JobStatus.PENDING,
+        tuple_(other.created_at, other.id) < tuple_(Job.created_at, Job.id),
+    )
+    return (
+        select(other.id)
+        .where(other.sandbox_key == Job.sandbox_key, other.id != Job.id, or_(drives, came_first))
+        .order_by(other.created_at)
+        .limit(1)
+        .correlate(Job)
     )
 
 
+def _free() -> ColumnElement[bool]:
+    return and_(Job.status == JobStatus.PENDING, ~_ahead_at_sandbox().exists())
+
+
 def claim(session: Session, job_id: UUID, *, owner: str, lease_seconds: float) -> Job | None:
-    """Takes the job for a new run, or gives None: it is held, ended, waiting for a human or gone.
+    """Takes the job for a new run, or gives None: it is held, ended, waiting or gone.
+
+    Raises `IntegrityError` if a job at the same sandbox was taken at the same moment.
+    """
+    candidate = select(Job.id).where(Job.id == job_id, or_(_free(), _expired())).with_for_update(of=Job)
+    claimed = _claim(session, candidate, owner=owner, lease_seconds=lease_seconds)
+    return claimed[0] if claimed else None
+
+
+def claim_forgotten(
+    session: Session, *, owner: str, lease_seconds: float, grace_seconds: float, limit: int
+) -> Sequence[Job]:
+    """Takes jobs that nobody holds though they are free: their worker died, or their message was lost.
+
+    A job that was submitted within the grace is left to its message; one that has run before has none.
+    Jobs that another worker is just taking are passed over. Raises `IntegrityError` as `claim` does.
+    """
+    unheard = or_(Job.run > 0, Job.created_at < _asked() - timedelta(seconds=grace_seconds))
+    claimed: list[Job] = []
+    for forgotten, order in (
+        (_expired(), Job.lease_expires_at),
+        (and_(_free(), unheard), Job.priority),
+    ):
+        candidates = select(Job.id).where(forgotten).order_by(order, Job.created_at)
+        locked = candidates.limit(limit - len(claimed)).with_for_update(of=Job, skip_locked=True)
+        claimed += _claim(session, locked, owner=owner, lease_seconds=lease_seconds)
+    return claimed
+
+
+def _claim(session: Session, locked: Select[UUID], *, owner: str, lease_seconds: float) -> Sequence[Job]:
+    """Takes the jobs that the query has locked.
 
     A step that an earlier run left between intent and outcome becomes `interrupted`; it is never replayed.
     """
-    job = session.scalars(
+    claimed = session.scalars(
         update(Job)
-        .where(Job.id == job_id, _claimable())
+        .where(Job.id.in_(locked.scalar_subquery()))
         .values(
             status=JobStatus.RUNNING,
             run=Job.run + 1,
+            crashes=Job.crashes + case((Job.status == JobStatus.RUNNING, 1), else_=0),
             lease_owner=owner,
             lease_expires_at=_now() + timedelta(seconds=lease_seconds),
             started_at=func.coalesce(Job.started_at, _now()),
@@ -135,16 +199,42 @@ def claim(session: Session, job_id: UUID, *, owner: str, lease_seconds: float) -
             event_count=Job.event_count + 1,
         )
         .returning(Job)
-    ).one_or_none()
-    if job is None:
-        return None
+        .execution_options(synchronize_session=False)
+    ).all()
+    for job in claimed:
+        _interrupt(session, job.id)
+        running = events.status(JobStatus.RUNNING, run=job.run, worker=owner)
+        events.append(session, job.id, job.event_count, [running])
+    return claimed
+
+
+def _interrupt(session: Session, job_id: UUID) -> None:
     session.execute(
         update(Step)
         .where(Step.job_id == job_id, Step.status == StepStatus.INTENDED)
         .values(status=StepStatus.INTERRUPTED, feedback=INTERRUPTED, finished_at=_now())
     )
-    events.append(session, job_id, job.event_count, [events.status(JobStatus.RUNNING, run=job.run)])
-    return job
+
+
+def waits_for(session: Session, job: Job) -> UUID | None:
+    """The job that a pending one waits for, since both want the same sandbox."""
+    if job.status != JobStatus.PENDING or job.sandbox_key is None:
+        return None
+    ahead = _ahead_at_sandbox().scalar_subquery()
+    return session.scalar(select(ahead).select_from(Job).where(Job.id == job.id))
+
+
+def runs(session: Session, job_id: UUID) -> list[str]:
+    """A line for each run of the job: who had it, since when."""
+    started = session.scalars(
+        select(Event)
+        .where(Event.job_id == job_id, Event.type == "status", Event.payload["run"].is_not(None))
+        .order_by(Event.seq)
+    )
+    return [
+        f"run {event.payload['run']} on {event.payload['worker']} from {event.created_at:%Y-%m-%dT%H:%M:%SZ}"
+        for event in started
+    ]
 
 
 def renew(session: Session, leases: Iterable[Lease], *, lease_seconds: float) -> set[UUID]:
@@ -175,22 +265,65 @@ def cancel_requests(session: Session, job_ids: Iterable[UUID]) -> set[UUID]:
 # --- writing under a lease ------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class Progress:
+    """How many events and steps a run knows its job to have; nobody else adds any while it holds the lease.
+
+    A write says from which counts it starts. So one whose answer was lost can be tried again: if it had been
+    committed, the counts are already where it wanted them, and it is not done twice.
+    """
+
+    events: int
+    steps: int
+
+
+class AlreadyWritten(Exception):
+    """This very write was committed by an earlier attempt."""
+
+
 def write(
     session: Session,
     lease: Lease,
     new_events: Sequence[NewEvent] = (),
+    *,
+    progress: Progress | None = None,
+    new_steps: int = 0,
     **values: Any,
-) -> None:
-    """Changes the job's columns and appends events, if the lease still holds. Raises `LeaseLost`."""
-    last = session.scalar(
-        update(Job)
-        .where(Job.id == lease.job_id, Job.run == lease.run, Job.status == JobStatus.RUNNING)
-        .values(event_count=Job.event_count + len(new_events), updated_at=_now(), **values)
-        .returning(Job.event_count)
+) -> datetime | None:
+    """Changes the job's columns and appends events, if the lease still holds.
+
+    Returns when somebody asked to cancel the job. Raises `LeaseLost`, and `AlreadyWritten` where `progress`
+    shows it.
+    """
+    mine = and_(Job.id == lease.job_id, Job.run == lease.run, Job.status == JobStatus.RUNNING)
+    expected = (
+        and_(Job.event_count == progress.events, Job.step_count == progress.steps) if progress else true()
     )
-    if last is None:
+    written = session.execute(
+        update(Job)
+        .where(mine, expected)
+        .values(
+            event_count=Job.event_count + len(new_events),
+            step_count=Job.step_count + new_steps,
+            updated_at=_now(),
+            **values,
+        )
+        .returning(Job.event_count, Job.cancel_requested_at)
+    ).one_or_none()
+    if written is None:
+        if progress and _is_written(session, mine, progress, len(new_events), new_steps):
+            raise AlreadyWritten
         raise LeaseLost(f"run {lease.run} of task {lease.job_id} does not hold it any more")
-    events.append(session, lease.job_id, last, new_events)
+    events.append(session, lease.job_id, written.event_count, new_events)
+    cancel_requested_at: datetime | None = written.cancel_requested_at
+    return cancel_requested_at
+
+
+def _is_written(
+    session: Session, mine: ColumnElement[bool], before: Progress, new_events: int, new_steps: int
+) -> bool:
+    counts = session.execute(select(Job.event_count, Job.step_count).where(mine)).one_or_none()
+    return counts is not None and tuple(counts) == (before.events + new_events, before.steps + new_steps)
 
 
 def add_step(
@@ -199,19 +332,25 @@ def add_step(
     step: Step,
     usage: Usage,
     new_events: Sequence[NewEvent],
-) -> None:
-    """Records a step (the intent, before anything is done) with its events and what the model used."""
-    write(
+    progress: Progress,
+) -> datetime | None:
+    """Records a step (the intent, before anything is done) with its events and what the model used.
+
+    Returns when somebody asked to cancel the job.
+    """
+    cancel_requested_at = write(
         session,
         lease,
         new_events,
-        step_count=step.number,
+        progress=progress,
+        new_steps=1,
         model_calls=Job.model_calls + usage.model_calls,
         input_tokens=Job.input_tokens + usage.input_tokens,
         output_tokens=Job.output_tokens + usage.output_tokens,
     )
     step.job_id, step.run = lease.job_id, lease.run
     session.add(step)
+    return cancel_requested_at
 
 
 def close_step(
@@ -219,13 +358,14 @@ def close_step(
     lease: Lease,
     number: int,
     status: StepStatus,
-    new_events: Sequence[NewEvent] = (),
+    new_events: Sequence[NewEvent],
+    progress: Progress,
     *,
     feedback: str | None = None,
     action_ms: int | None = None,
 ) -> None:
     """Records the outcome of a step."""
-    write(session, lease, new_events)
+    write(session, lease, new_events, progress=progress)
     session.execute(
         update(Step)
         .where(Step.job_id == lease.job_id, Step.number == number, Step.run == lease.run)
@@ -263,7 +403,7 @@ def call_human(session: Session, lease: Lease, content: str) -> None:
 def give_back(session: Session, lease: Lease) -> None:
     """The worker is going down: the job is free for another one at once."""
     pending = events.status(JobStatus.PENDING)
-    write(session, lease, [pending], dispatched_at=None, **_ending(JobStatus.PENDING))
+    write(session, lease, [pending], **_ending(JobStatus.PENDING))
 
 
 def cancel(session: Session, lease: Lease) -> None:

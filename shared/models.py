@@ -61,6 +61,16 @@ class Job(Base):
         CheckConstraint("finished_at IS NULL OR credentials IS NULL", name="credentials_wiped_at_the_end"),
         Index("ix_jobs_created_at_id", "created_at", "id"),
         Index("ix_jobs_active", "created_at", postgresql_where=text("finished_at IS NULL")),
+        Index("ix_jobs_pending", "priority", "created_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_jobs_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
+        # One sandbox, one driver: two jobs would fight over one mouse. A human at it counts as a driver.
+        Index(
+            "ix_jobs_driven_sandbox",
+            "sandbox_key",
+            unique=True,
+            postgresql_where=text("status IN ('running', 'human_intervention')"),
+        ),
+        Index("ix_jobs_wanted_sandbox", "sandbox_key", postgresql_where=text("status = 'pending'")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -75,15 +85,19 @@ class Job(Base):
     """The job whose context this one continues."""
 
     status: Mapped[str] = mapped_column(server_default=JobStatus.PENDING.value)
+    priority: Mapped[int] = mapped_column(server_default="5")
+    """0 is the most urgent, 9 the least."""
     run: Mapped[int] = mapped_column(server_default="0")
     """Number of the last run: the fencing token of every write."""
+    crashes: Mapped[int] = mapped_column(server_default="0")
+    """How many runs lost their lease without giving it back."""
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    dispatched_at: Mapped[datetime | None]
-    """When a message for the job was last published."""
     cancel_requested_at: Mapped[datetime | None]
 
     sandbox_id: Mapped[str | None]
+    sandbox_key: Mapped[str | None]
+    """Names the sandbox among those of all organisations (`shared.schemas.sandbox_key`)."""
     sandbox: Mapped[JSON | None]
     """What is known of the sandbox (`shared.schemas.SandboxInfo`)."""
     step_count: Mapped[int] = mapped_column(server_default="0")

@@ -11,6 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from shared.breaker import Breaker
 from shared.settings import RedisSettings
 
 log = logging.getLogger(__name__)
@@ -60,16 +61,18 @@ def make_celery(settings: RedisSettings) -> Celery:
 
 
 class Dispatcher:
-    """Publishes messages. Failing to is logged, never raised: the sweepers dispatch again."""
+    """Publishes messages. Failing to is logged, never raised: the sweepers find the job."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._breaker = Breaker()
 
-    def dispatch(self, job_id: UUID, priority: int = DEFAULT_PRIORITY) -> bool:
-        """Tells the workers that the job may be claimed. False if Redis did not take the message."""
+    def dispatch(self, job_id: UUID, priority: int = DEFAULT_PRIORITY) -> None:
+        """Tells the workers that the job may be claimed."""
+        if self._breaker.is_open:
+            return
         try:
             self._app.send_task(RUN_JOB, args=(str(job_id),), priority=priority, retry=False)
         except (OperationalError, RedisError, OSError) as error:
+            self._breaker.trip()
             log.warning("job %s not dispatched: %s", job_id, type(error).__name__)
-            return False
-        return True

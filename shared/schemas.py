@@ -1,5 +1,6 @@
 """Shapes that several packages speak: what a job is asked to do, with what, and what became of it."""
 
+from hashlib import sha256
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -43,8 +44,6 @@ class JobOptions(Frozen):
     model_name: str
     model_base_url: Url
     dialect: Dialect = "doubao"
-    priority: int = 5
-    """0 is the most urgent, as for Celery on Redis; 9 the least."""
     keep_sandbox: bool
 
 
@@ -55,8 +54,15 @@ class NewJob(Frozen):
     options: JobOptions
     credentials: Credentials
     sandbox_id: str | None = None
+    priority: int = 5
+    """0 is the most urgent, as for Celery on Redis; 9 the least."""
     parent_id: UUID | None = None
     metadata: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+
+
+def sandbox_key(lybic: LybicCredentials, sandbox_id: str) -> str:
+    """Names a sandbox among those of all organisations: an id alone could be another's as well."""
+    return sha256("\n".join((lybic.endpoint, lybic.org_id, sandbox_id)).encode()).hexdigest()
 
 
 class SandboxInfo(Frozen):

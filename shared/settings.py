@@ -185,7 +185,32 @@ class WorkerSettings(_Group):
         8,
         ge=1,
         validation_alias="LEASE_SECONDS",
-        description="A job whose worker died is taken up by another after at most this time.",
+        description="A task whose worker died is free for another worker after at most this time.",
+    )
+    step_seconds: float = Field(
+        600,
+        gt=0,
+        validation_alias="STEP_SECONDS",
+        description="A step that makes no progress for this long loses its task, though its worker lives. "
+        "More than the model may take with all retries.",
+    )
+    sweep_seconds: float = Field(
+        1,
+        gt=0,
+        validation_alias="SWEEP_SECONDS",
+        description="How often each worker looks for tasks that nobody holds.",
+    )
+    drain_seconds: float = Field(
+        20,
+        ge=0,
+        validation_alias="DRAIN_SECONDS",
+        description="How long a worker that was told to stop waits for actions under way.",
+    )
+    max_runs: int = Field(
+        5,
+        ge=1,
+        validation_alias="MAX_RUNS",
+        description="A task whose worker died this often ends as an error.",
     )
 
 

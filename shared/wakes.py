@@ -8,6 +8,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from shared.breaker import Breaker
 from shared.settings import RedisSettings
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,14 @@ class Waker:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._breaker = Breaker()
 
     def wake(self, job_id: UUID) -> None:
         """Tells whoever follows the job that there is something new."""
+        if self._breaker.is_open:
+            return
         try:
             self._redis.publish(channel(job_id), "")
         except RedisError as error:
+            self._breaker.trip()
             log.warning("wake not published: %s", type(error).__name__)

@@ -16,6 +16,7 @@ from shared import jobs
 from shared.db import Database
 from shared.errors import StorageUnavailable
 from shared.jobs import Lease
+from shared.settings import WorkerSettings
 from worker.stop import Reason, Stop
 
 log = logging.getLogger(__name__)
@@ -25,54 +26,57 @@ BEAT_SECONDS = 0.25
 RENEWALS_PER_LEASE = 4
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Held:
     lease: Lease
     stop: Stop
-    expires: float
-    """By this process's monotonic clock, from before the claim or renewal was sent: never too late."""
     ends: float | None
-    """When the job's own time is over."""
+    """When the job's own time is over, by the monotonic clock."""
 
 
 class LeaseKeeper:
     """Holds the leases of one process. Started before the first run, closed after the last."""
 
-    def __init__(self, db: Database, *, lease_seconds: float) -> None:
+    def __init__(self, db: Database, settings: WorkerSettings) -> None:
         self._db = db
-        self._lease_seconds = lease_seconds
+        self._settings = settings
         self._held: dict[UUID, _Held] = {}
         self._lock = Lock()
         self._closed = Event()
-        self._draining = False
+        self._told: Reason | None = None
         self._renewed = time.monotonic()
         self._thread = Thread(target=self._keep, name="lease-keeper", daemon=True)
         self._thread.start()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process is going down: it must not claim anything more."""
+        return self._told is not None
 
     @contextmanager
     def hold(self, lease: Lease, *, claimed: float, seconds_left: float | None) -> Iterator[Stop]:
         """Keeps a lease for the length of the block; gives the signal by which the run is stopped.
 
-        `claimed` is the monotonic time from just before the claim.
+        `claimed` is the monotonic time from just before the claim was sent: never later than the database's.
         """
-        stop = Stop()
+        stop = Stop(claimed + self._settings.lease_seconds)
         ends = None if seconds_left is None else claimed + seconds_left
         with self._lock:
-            self._held[lease.job_id] = _Held(lease, stop, claimed + self._lease_seconds, ends)
-            if self._draining:
-                stop.set(Reason.DRAINING)
+            self._held[lease.job_id] = _Held(lease, stop, ends)
+            if self._told is not None:
+                stop.set(self._told)
         try:
             yield stop
         finally:
             with self._lock:
                 self._held.pop(lease.job_id, None)
 
-    def drain(self) -> None:
-        """Tells every run, now and later, to stop at its next boundary."""
+    def drain(self, reason: Reason = Reason.DRAINING) -> None:
+        """Tells every run, now and later, to stop."""
         with self._lock:
-            self._draining = True
+            self._told = reason
             for held in self._held.values():
-                held.stop.set(Reason.DRAINING)
+                held.stop.set(reason)
 
     def close(self) -> None:
         """Ends the thread; leases are not renewed any more."""
@@ -83,41 +87,43 @@ class LeaseKeeper:
         while not self._closed.wait(BEAT_SECONDS):
             with self._lock:
                 held = list(self._held.values())
+            self._watch(held)
             try:
-                self._beat(held)
+                self._beat([one for one in held if one.stop.reason is not Reason.LEASE_LOST])
             except StorageUnavailable as error:
                 log.warning("leases not renewed: %s", error.message)
             except Exception:  # this thread must outlive whatever happens to one beat
                 log.exception("lease keeper")
-            self._expire(held)
+
+    def _watch(self, held: list[_Held]) -> None:
+        """What time alone decides, whether PostgreSQL answers or not."""
+        now = time.monotonic()
+        for one in held:
+            if now >= one.stop.expires:
+                one.stop.set(Reason.LEASE_LOST)
+            elif now - one.stop.progressed > self._settings.step_seconds:
+                log.error("job %s makes no progress: its lease is left to expire", one.lease.job_id)
+                one.stop.set(Reason.LEASE_LOST)
+            elif one.ends is not None and now >= one.ends:
+                one.stop.set(Reason.TIMEOUT)
 
     def _beat(self, held: list[_Held]) -> None:
-        now = time.monotonic()
-        renew = now - self._renewed >= self._lease_seconds / RENEWALS_PER_LEASE
-        if renew:
-            self._renewed = now
+        """Looks for requests to cancel, and renews the leases when it is time."""
         if not held:
             return
+        now = time.monotonic()
+        lease_seconds = self._settings.lease_seconds
+        kept: set[UUID] | None = None
         with self._db.transaction() as session:
             cancelled = jobs.cancel_requests(session, [one.lease.job_id for one in held])
-            kept = (
-                jobs.renew(session, [one.lease for one in held], lease_seconds=self._lease_seconds)
-                if renew
-                else None
-            )
+            if now - self._renewed >= lease_seconds / RENEWALS_PER_LEASE:
+                kept = jobs.renew(session, [one.lease for one in held], lease_seconds=lease_seconds)
         for one in held:
             if one.lease.job_id in cancelled:
                 one.stop.set(Reason.CANCELLED)
             if kept is not None and one.lease.job_id in kept:
-                one.expires = now + self._lease_seconds
+                one.stop.expires = now + lease_seconds
             elif kept is not None:
                 one.stop.set(Reason.LEASE_LOST)
-
-    def _expire(self, held: list[_Held]) -> None:
-        """What time alone decides, whether PostgreSQL answers or not."""
-        now = time.monotonic()
-        for one in held:
-            if now >= one.expires:
-                one.stop.set(Reason.LEASE_LOST)
-            elif one.ends is not None and now >= one.ends:
-                one.stop.set(Reason.TIMEOUT)
+        if kept is not None:
+            self._renewed = now

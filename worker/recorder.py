@@ -1,23 +1,50 @@
 """The durable record of one run: each step an intent before it is acted on, and an outcome after."""
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import Session
 
 from shared import events, jobs
 from shared.conversation import Message, Turn, conversation, trailing, window
 from shared.db import Database
+from shared.errors import LeaseLost, StorageUnavailable
 from shared.events import NewEvent
-from shared.jobs import Lease
+from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Step
 from shared.settings import AgentSettings
 from shared.states import StepStatus
 from shared.wakes import Waker
 from worker.actions import Decision
 from worker.protocols import Answer, Observation
+from worker.stop import Reason, Stop
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PAUSE_SECONDS = 0.25
 
 GO_ON = "Noted. Go on."
 FAILURES = frozenset({StepStatus.FAILED, StepStatus.UNKNOWN})
 UNUSABLE = frozenset({StepStatus.UNUSABLE})
+
+
+def persist(db: Database, stop: Stop, work: Callable[[Session], T]) -> T:
+    """The work's result from a committed transaction, tried again while PostgreSQL is away.
+
+    Raises `LeaseLost` when the lease does not last any longer.
+    """
+    while True:
+        try:
+            with db.transaction() as session:
+                return work(session)
+        except StorageUnavailable as error:
+            log.warning("not recorded yet: %s", error.message)
+            if time.monotonic() + PAUSE_SECONDS >= stop.expires:
+                raise LeaseLost("the database was away for longer than the lease") from error
+            time.sleep(PAUSE_SECONDS)
 
 
 class JobRecorder:
@@ -28,7 +55,9 @@ class JobRecorder:
         db: Database,
         waker: Waker,
         lease: Lease,
+        stop: Stop,
         *,
+        events: int,
         prompts: Sequence[str],
         history: Sequence[Turn],
         instruction: str,
@@ -38,6 +67,8 @@ class JobRecorder:
         self._db = db
         self._waker = waker
         self._lease = lease
+        self._stop = stop
+        self._progress = Progress(events, len(steps))
         self._prompts = prompts
         self._history = history
         self._instruction = instruction
@@ -69,10 +100,8 @@ class JobRecorder:
 
     def observed(self, observation: Observation) -> None:
         """Records what the screen shows before the next step."""
-        event = events.observation(observation.screenshot, self.step_count + 1)
-        with self._db.transaction() as session:
-            jobs.write(session, self._lease, [event])
-        self._waker.wake(self._lease.job_id)
+        told = [events.observation(observation.screenshot, self.step_count + 1)]
+        self._write(lambda session: jobs.write(session, self._lease, told, progress=self._progress), told)
 
     def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
         """Records a decision before it is acted on."""
@@ -102,13 +131,20 @@ class JobRecorder:
         """Records the outcome of the last step, and the screen after it where that is known already."""
         step = self._steps[-1]
         told = [events.observation(seen.screenshot, step.number + 1)] if seen else []
-        with self._db.transaction() as session:
-            jobs.close_step(
-                session, self._lease, step.number, status, told, feedback=feedback, action_ms=milliseconds
-            )
+        self._write(
+            lambda session: jobs.close_step(
+                session,
+                self._lease,
+                step.number,
+                status,
+                told,
+                self._progress,
+                feedback=feedback,
+                action_ms=milliseconds,
+            ),
+            told,
+        )
         step.status, step.feedback, step.action_ms = status, feedback, milliseconds
-        if told:
-            self._waker.wake(self._lease.job_id)
 
     def _step(self, observation: Observation, answer: Answer, **values: Any) -> Step:
         return Step(
@@ -122,11 +158,27 @@ class JobRecorder:
         )
 
     def _add(self, step: Step, answer: Answer, told: Sequence[NewEvent]) -> None:
-        with self._db.transaction() as session:
-            jobs.add_step(session, self._lease, step, answer.usage, told)
+        cancel_requested_at = self._write(
+            lambda session: jobs.add_step(session, self._lease, step, answer.usage, told, self._progress),
+            told,
+            new_steps=1,
+        )
         self._steps.append(step)
+        if cancel_requested_at is not None:
+            self._stop.set(Reason.CANCELLED)  # before anything is done about this decision
+
+    def _write(
+        self, work: Callable[[Session], T], told: Sequence[NewEvent], *, new_steps: int = 0
+    ) -> T | None:
+        """Commits the work once, and wakes whoever follows the job."""
+        try:
+            result = persist(self._db, self._stop, work)
+        except AlreadyWritten:
+            result = None
+        self._progress = Progress(self._progress.events + len(told), self._progress.steps + new_steps)
         if told:
             self._waker.wake(self._lease.job_id)
+        return result
 
 
 def _told(decision: Decision, thought: str, step: int) -> list[NewEvent]:

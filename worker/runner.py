@@ -2,7 +2,11 @@
 
 import logging
 import time
+from dataclasses import dataclass
 from uuid import UUID
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from shared import jobs
 from shared.conversation import Turn
@@ -14,7 +18,7 @@ from shared.models import Job
 from shared.portal import Portal
 from shared.prompts import resolve_language, system_prompts
 from shared.sandboxes import SandboxService
-from shared.schemas import JobOptions, SandboxInfo
+from shared.schemas import JobOptions, LybicCredentials, SandboxInfo, sandbox_key
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker
@@ -24,11 +28,22 @@ from worker.lease import LeaseKeeper
 from worker.loop import Failed, Finished, NeedsHuman, Outcome, StepLoop
 from worker.model import OpenAIModel
 from worker.protocols import Observation
-from worker.recorder import JobRecorder
+from worker.recorder import JobRecorder, persist
 from worker.sandbox import LybicSandbox, provide
 from worker.stop import Reason, Stop, Stopped
 
 log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 2.0
+"""How long a job that was just submitted is left to its message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that is ours now. `at` is the monotonic time from just before the claim was sent."""
+
+    job: Job
+    at: float
 
 
 class Runner:
@@ -53,27 +68,48 @@ class Runner:
         self._keeper = keeper
         self._name = name
 
-    def run(self, job_id: UUID) -> None:
-        """Claims the job and works at it until it ends or is lost; does nothing if it can't be claimed."""
-        claimed = time.monotonic()
-        with self._db.transaction() as session:
-            job = jobs.claim(
-                session, job_id, owner=self._name, lease_seconds=self._settings.worker.lease_seconds
-            )
-        if job is None:
-            return
-        self._waker.wake(job_id)
-        lease = Lease(job_id, job.run, self._name)
-        left = _seconds_left(job)
+    def claim(self, job_id: UUID) -> Claimed | None:
+        """Takes the job for a new run, if it is free. Raises `StorageUnavailable`."""
+        now = time.monotonic()
+        try:
+            with self._db.transaction() as session:
+                job = jobs.claim(
+                    session, job_id, owner=self._name, lease_seconds=self._settings.worker.lease_seconds
+                )
+        except IntegrityError:  # a job at the same sandbox was taken at the same moment
+            return None
+        return Claimed(job, now) if job else None
+
+    def claim_forgotten(self, limit: int) -> list[Claimed]:
+        """Takes jobs that nobody holds though they are free. Raises `StorageUnavailable`."""
+        now = time.monotonic()
+        try:
+            with self._db.transaction() as session:
+                forgotten = jobs.claim_forgotten(
+                    session,
+                    owner=self._name,
+                    lease_seconds=self._settings.worker.lease_seconds,
+                    grace_seconds=GRACE_SECONDS,
+                    limit=limit,
+                )
+        except IntegrityError:  # as above; the next sweep sees who was first
+            return []
+        return [Claimed(job, now) for job in forgotten]
+
+    def run(self, claimed: Claimed) -> None:
+        """Works at a claimed job until it ends or is lost. Raises `StorageUnavailable` before it began."""
+        job = claimed.job
+        self._waker.wake(job.id)
+        lease = Lease(job.id, job.run, self._name)
         with (
-            log_context(job_id=job_id, run=job.run),
-            self._keeper.hold(lease, claimed=claimed, seconds_left=left) as stop,
+            log_context(job_id=job.id, run=job.run),
+            self._keeper.hold(lease, claimed=claimed.at, seconds_left=_seconds_left(job)) as stop,
         ):
             log.info("claimed")
             if job.cancel_requested_at is not None:  # of a run that died before it could obey
                 stop.set(Reason.CANCELLED)
             try:
-                self._end(lease, self._outcome(job, lease, stop))
+                self._end(lease, stop, self._outcome(job, lease, stop))
             except LeaseLost as error:
                 log.warning("%s", error.message)
 
@@ -94,17 +130,19 @@ class Runner:
 
     def _work(self, job: Job, lease: Lease, stop: Stop) -> Outcome:
         stop.check()
+        if job.crashes >= self._settings.worker.max_runs:
+            return self._given_up(job)
         options = JobOptions.model_validate(job.options)
         credentials = self._vault.open(job.credentials or b"")
         service = SandboxService(self._portal.http, credentials.lybic, self._settings.lybic.timeout_seconds)
-        sandbox = self._provide(job, lease, service, stop)
+        sandbox = self._provide(job, lease, credentials.lybic, service, stop)
         agent = self._settings.agent
         loop = StepLoop(
             model=OpenAIModel(
                 credentials.model_key, options, self._settings.model, portal=self._portal, stop=stop
             ),
             sandbox=LybicSandbox(service, sandbox.sandbox_id, portal=self._portal, stop=stop),
-            recorder=self._recorder(job, options, lease),
+            recorder=self._recorder(job, options, lease, stop),
             parse=lambda text, seen: _parse(text, seen, options),
             stop=stop,
             max_steps=options.max_steps,
@@ -112,17 +150,31 @@ class Runner:
         )
         return loop.run()
 
-    def _provide(self, job: Job, lease: Lease, service: SandboxService, stop: Stop) -> SandboxInfo:
+    def _provide(
+        self, job: Job, lease: Lease, lybic: LybicCredentials, service: SandboxService, stop: Stop
+    ) -> SandboxInfo:
         """The job's sandbox, recorded: an earlier run's, the named one, or a new one."""
         if job.sandbox is not None:
             return SandboxInfo.model_validate(job.sandbox)
         settings = self._settings.lybic
         info = stop.wait_for(self._portal.start(provide, service, job.id, job.sandbox_id, settings))
-        with self._db.transaction() as session:
-            jobs.write(session, lease, sandbox_id=info.sandbox_id, sandbox=info.model_dump(mode="json"))
+        key = sandbox_key(lybic, info.sandbox_id)
+        known = info.model_dump(mode="json")
+        persist(
+            self._db,
+            stop,
+            lambda session: jobs.write(
+                session, lease, sandbox_id=info.sandbox_id, sandbox_key=key, sandbox=known
+            ),
+        )
         return info
 
-    def _recorder(self, job: Job, options: JobOptions, lease: Lease) -> JobRecorder:
+    def _given_up(self, job: Job) -> Outcome:
+        with self._db.transaction() as session:
+            history = jobs.runs(session, job.id)[:-1]  # the last one is this
+        return Failed("internal", f"the worker died in {job.crashes} runs: {'; '.join(history)}")
+
+    def _recorder(self, job: Job, options: JobOptions, lease: Lease, stop: Stop) -> JobRecorder:
         with self._db.transaction() as session:
             *history, current = [
                 Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)
@@ -132,6 +184,8 @@ class Runner:
             self._db,
             self._waker,
             lease,
+            stop,
+            events=job.event_count,
             prompts=system_prompts(language, options.user_system_prompt),
             history=history,
             instruction=job.instruction,
@@ -139,26 +193,29 @@ class Runner:
             settings=self._settings.agent,
         )
 
-    def _end(self, lease: Lease, outcome: Outcome | Reason) -> None:
+    def _end(self, lease: Lease, stop: Stop, outcome: Outcome | Reason) -> None:
         """Writes the end of the run: status and last event in one transaction."""
-        with self._db.transaction() as session:
-            match outcome:
-                case Finished(output):
-                    jobs.finish(session, lease, output)
-                case Failed(code, message):
-                    jobs.fail(session, lease, code, message)
-                case NeedsHuman(content):
-                    jobs.call_human(session, lease, content)
-                case Reason.CANCELLED:
-                    jobs.cancel(session, lease)
-                case Reason.TIMEOUT:
-                    jobs.fail(session, lease, "timeout", "the task's time is over")
-                case Reason.DRAINING:
-                    jobs.give_back(session, lease)
-                case Reason.LEASE_LOST:
-                    raise LeaseLost("the lease was lost")
+        if outcome is Reason.LEASE_LOST:
+            raise LeaseLost("the lease was lost")
+        persist(self._db, stop, lambda session: _write_end(session, lease, outcome))
         self._waker.wake(lease.job_id)
-        log.info("ended: %s", outcome.value if isinstance(outcome, Reason) else type(outcome).__name__)
+        log.info("ended: %s", outcome.name if isinstance(outcome, Reason) else type(outcome).__name__)
+
+
+def _write_end(session: Session, lease: Lease, outcome: Outcome | Reason) -> None:
+    match outcome:
+        case Finished(output):
+            jobs.finish(session, lease, output)
+        case Failed(code, message):
+            jobs.fail(session, lease, code, message)
+        case NeedsHuman(content):
+            jobs.call_human(session, lease, content)
+        case Reason.CANCELLED:
+            jobs.cancel(session, lease)
+        case Reason.TIMEOUT:
+            jobs.fail(session, lease, "timeout", "the task's time is over")
+        case _:  # the worker is going down
+            jobs.give_back(session, lease)
 
 
 def _seconds_left(job: Job) -> float | None:

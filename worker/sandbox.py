@@ -66,7 +66,7 @@ class LybicSandbox:
         for number, action in enumerate(actions, 1):
             self._stop.check()
             last_look = look and number == len(actions)
-            seen = self._stop.wait_for(self._portal.start(self._act, action, last_look))
+            seen = self._stop.wait_for(self._portal.start(self._act, action, last_look), effect=True)
         return seen
 
     async def _observe(self) -> Observation:
@@ -76,8 +76,13 @@ class LybicSandbox:
         return seen
 
     async def _act(self, action: Action, look: bool) -> Observation | None:  # noqa: FBT001 - called by position
-        response = await retrying(lambda: self._service.execute(self._id, action, screenshot=look))
+        response = await retrying(lambda: self._execute(action, look=look))
         return _observation(response) if look else None
+
+    async def _execute(self, action: Action, *, look: bool) -> SandboxActionResponseDto:
+        # The last boundary before the action leaves: the process may have been frozen since the one before.
+        self._stop.check()
+        return await self._service.execute(self._id, action, screenshot=look)
 
 
 def _observation(response: SandboxActionResponseDto) -> Observation | None:

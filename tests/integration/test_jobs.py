@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from shared import events, jobs
 from shared.db import Database
 from shared.errors import JobNotFound, LeaseLost
-from shared.jobs import Lease
+from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Job, Step
 from shared.schemas import NewJob, Usage
 from shared.secrets import Vault
@@ -93,7 +94,7 @@ def test_a_superseded_run_writes_nothing(db: Database, submit: Submit) -> None:
     claimed(db, job_id, "new")
     before = told(db, job_id)
     with pytest.raises(LeaseLost), db.transaction() as session:
-        jobs.add_step(session, old, a_step(1), Usage(), [events.thinking("x", 1)])
+        jobs.add_step(session, old, a_step(1), Usage(), [events.thinking("x", 1)], Progress(2, 0))
     assert told(db, job_id) == before
     with db.transaction() as session:
         assert jobs.steps(session, job_id) == []
@@ -103,7 +104,7 @@ def test_a_step_without_outcome_becomes_interrupted(db: Database, submit: Submit
     job_id = submit()
     lease = claimed(db, job_id, lease_seconds=0)
     with db.transaction() as session:
-        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), [])
+        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), [], Progress(2, 0))
     claimed(db, job_id, "new")
     with db.transaction() as session:
         (step,) = jobs.steps(session, job_id)
@@ -181,6 +182,120 @@ def test_event_numbers_have_no_gaps_under_concurrency(db: Database, submit: Subm
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(tell, range(60)))
     assert [seq for seq, _ in told(db, lease.job_id)] == list(range(1, 63))
+
+
+def test_a_write_whose_answer_was_lost_is_not_done_twice(db: Database, submit: Submit) -> None:
+    lease = claimed(db, submit())
+    before = Progress(events=2, steps=0)
+    told_once = [events.thinking("x", 1)]
+    with db.transaction() as session:
+        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), told_once, before)
+    with pytest.raises(AlreadyWritten), db.transaction() as session:
+        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), told_once, before)
+    job = read(db, lease.job_id)
+    assert (job.event_count, job.step_count, job.model_calls) == (3, 1, 1)
+
+
+def test_forgotten_jobs_are_taken_up_the_expired_first(db: Database, submit: Submit) -> None:
+    fresh, expired, returned, held = submit(), submit(), submit(), submit()
+    claimed(db, expired, lease_seconds=0)
+    with db.transaction() as session:
+        jobs.give_back(session, claimed(db, returned))
+    claimed(db, held)
+
+    def sweep(grace_seconds: float) -> list[UUID]:
+        with db.transaction() as session:
+            taken = jobs.claim_forgotten(
+                session, owner="s", lease_seconds=60, grace_seconds=grace_seconds, limit=9
+            )
+        return [job.id for job in taken]
+
+    assert sweep(grace_seconds=60) == [expired, returned]
+    assert sweep(grace_seconds=0) == [fresh]
+    assert sweep(grace_seconds=0) == []
+    assert read(db, expired).crashes == 1
+    assert read(db, returned).crashes == 0
+
+
+def test_sweepers_share_without_overlap(db: Database, submit: Submit) -> None:
+    ids = {submit() for _ in range(40)}
+
+    def sweep(owner: str) -> list[UUID]:
+        with db.transaction() as session:
+            return [
+                job.id
+                for job in jobs.claim_forgotten(
+                    session, owner=owner, lease_seconds=60, grace_seconds=0, limit=10
+                )
+            ]
+
+    taken: list[UUID] = []
+    while len(taken) < len(ids):
+        with ThreadPoolExecutor(4) as pool:
+            taken += [one for some in pool.map(sweep, "abcd") for one in some]
+    assert sorted(taken) == sorted(ids)
+
+
+def at_sandbox(db: Database, vault: Vault, new_job: NewJob, sandbox_id: str) -> UUID:
+    wanted = new_job.model_copy(update={"sandbox_id": sandbox_id})
+    with db.transaction() as session:
+        return jobs.submit(session, wanted, vault.seal(wanted.credentials))
+
+
+def test_one_sandbox_has_one_driver_first_come_first_served(
+    db: Database, vault: Vault, new_job: NewJob
+) -> None:
+    first, second, third = (at_sandbox(db, vault, new_job, "box") for _ in range(3))
+    elsewhere = at_sandbox(db, vault, new_job, "other-box")
+    assert claim(db, second) is None
+    driver = claimed(db, first)
+    assert claim(db, second) is None
+    claimed(db, elsewhere)
+    with db.transaction() as session:
+        assert jobs.waits_for(session, jobs.get(session, second)) == first
+        jobs.call_human(session, driver, "log in")
+    assert claim(db, second) is None
+    with db.transaction() as session:
+        jobs.request_cancel(session, first)
+    assert claim(db, third) is None
+    claimed(db, second)
+    with db.transaction() as session:
+        assert jobs.waits_for(session, jobs.get(session, second)) is None
+        assert jobs.waits_for(session, jobs.get(session, third)) == second
+
+
+def test_two_claims_at_one_sandbox_at_the_same_moment(db: Database, vault: Vault, new_job: NewJob) -> None:
+    def attempt(job_id: UUID) -> Lease | None:
+        try:
+            return claim(db, job_id)
+        except IntegrityError:
+            return None
+
+    for number in range(10):
+        pair = [at_sandbox(db, vault, new_job, f"box-{number}") for _ in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            leases = list(pool.map(attempt, pair))
+        assert len([lease for lease in leases if lease]) <= 1
+
+
+def test_an_id_of_another_organisation_is_another_sandbox(
+    db: Database, vault: Vault, new_job: NewJob
+) -> None:
+    lybic = new_job.credentials.lybic.model_copy(update={"org_id": "theirs"})
+    theirs = new_job.model_copy(
+        update={"credentials": new_job.credentials.model_copy(update={"lybic": lybic})}
+    )
+    claimed(db, at_sandbox(db, vault, new_job, "box"))
+    claimed(db, at_sandbox(db, vault, theirs, "box"))
+
+
+def test_the_history_of_runs(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    for owner in ("w1", "w2"):
+        claimed(db, job_id, owner, lease_seconds=0)
+    with db.transaction() as session:
+        history = jobs.runs(session, job_id)
+    assert [line.partition(" from ")[0] for line in history] == ["run 1 on w1", "run 2 on w2"]
 
 
 def test_an_unknown_job(db: Database) -> None:

@@ -1,6 +1,8 @@
 """Streams: every event once and in order, with wakes and without."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -126,6 +128,23 @@ def test_streams_go_on_without_redis_and_after_it_came_back(
     end(db, lease)
     wait_until(lambda: not reader.thread.is_alive())
     assert reader.seen == [1, 2, 3, 4, 5]
+
+
+def test_streams_go_on_while_redis_is_frozen(
+    db: Database, own_valkey: Valkey, hub: WakeHub, lease: Lease
+) -> None:
+    reader = Reader(db, hub, lease.job_id)
+    wait_until(lambda: hub.connected and reader.seen == [1, 2])
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: not hub.connected)
+        tell(db, lease, events.result("while frozen", 1))
+        wait_until(lambda: reader.seen == [1, 2, 3])
+    finally:
+        os.kill(own_valkey.pid, signal.SIGCONT)
+    wait_until(lambda: hub.connected)
+    end(db, lease)
+    wait_until(lambda: not reader.thread.is_alive())
 
 
 def test_a_stream_that_is_left_lets_go_of_its_channel(

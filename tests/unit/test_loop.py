@@ -1,5 +1,6 @@
 """The step loop with a model that reads from a list and a sandbox that remembers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -103,7 +104,7 @@ class Scene:
     settle_seconds: float = 0
 
     def __post_init__(self) -> None:
-        self.stop = Stop()
+        self.stop = Stop(math.inf)
         self.model = ListModel(self.answers)
         self.sandbox = MemorySandbox(self.errors)
         self.recorder = MemoryRecorder(self.sandbox)

@@ -1,0 +1,107 @@
+"""One worker process: its connections, its slots, and the two ways in which a job comes to it."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore, Timer
+from uuid import UUID
+
+from shared.db import Database
+from shared.errors import StorageUnavailable
+from shared.portal import Portal
+from shared.secrets import Vault
+from shared.settings import Settings
+from shared.wakes import Waker, connect
+from worker.lease import LeaseKeeper
+from worker.runner import Claimed, Runner
+from worker.stop import Reason
+from worker.sweeper import Sweeper
+
+log = logging.getLogger(__name__)
+
+MOST_SWEPT = 16
+"""So many jobs one process takes up at a time, so that others get their share."""
+
+
+class Process:
+    """What the threads of a worker process share. Raises `ConfigurationError` when made."""
+
+    def __init__(self, settings: Settings, *, name: str, concurrency: int) -> None:
+        vault = Vault(settings.storage)
+        self._settings = settings.worker
+        self._db = Database.connect(settings.storage, name=f"guiagent {name}")
+        self._portal = Portal()
+        self._keeper = LeaseKeeper(self._db, settings.worker)
+        self._runner = Runner(
+            settings,
+            db=self._db,
+            vault=vault,
+            waker=Waker(connect(settings.redis)),
+            portal=self._portal,
+            keeper=self._keeper,
+            name=name,
+        )
+        self._slots = BoundedSemaphore(concurrency)
+        self._swept = ThreadPoolExecutor(concurrency, thread_name_prefix="swept")
+        self._sweeper = Sweeper(self._sweep, settings.worker.sweep_seconds)
+
+    def run(self, job_id: UUID) -> None:
+        """Runs the job that a message names, if it is free, when there is a slot."""
+        with self._slots:
+            if self._keeper.draining:
+                return
+            try:
+                claimed = self._runner.claim(job_id)
+                if claimed is not None:
+                    self._runner.run(claimed)
+            except StorageUnavailable as error:
+                log.warning("job %s is left to the sweepers: %s", job_id, error.message)
+        self._sweeper.poke()
+
+    def drain(self) -> None:
+        """Stops every run at its next boundary; after the grace, or when told again, in a call."""
+        if self._keeper.draining:
+            self._keeper.drain(Reason.ABANDONED)
+            return
+        self._keeper.drain()
+        deadline = Timer(self._settings.drain_seconds, self._keeper.drain, [Reason.ABANDONED])
+        deadline.daemon = True
+        deadline.start()
+
+    def close(self) -> None:
+        """Lets go of everything, after the last run."""
+        self._sweeper.close()
+        self._swept.shutdown()
+        self._keeper.close()
+        self._portal.close()
+        self._db.close()
+
+    def _sweep(self) -> None:
+        """Takes up as many forgotten jobs as there are free slots."""
+        free = self._take_slots()
+        claimed: Sequence[Claimed] = []
+        try:
+            if free and not self._keeper.draining:
+                claimed = self._runner.claim_forgotten(free)
+        finally:
+            for _ in range(free - len(claimed)):
+                self._slots.release()
+        for one in claimed:
+            self._swept.submit(self._run_swept, one)
+
+    def _take_slots(self) -> int:
+        taken = 0
+        while taken < MOST_SWEPT and self._slots.acquire(blocking=False):
+            taken += 1
+        return taken
+
+    def _run_swept(self, claimed: Claimed) -> None:
+        try:
+            self._runner.run(claimed)
+        except StorageUnavailable as error:
+            log.warning("job %s is left to the sweepers: %s", claimed.job.id, error.message)
+        except Exception:
+            log.exception("job %s is left to the sweepers", claimed.job.id)
+        finally:
+            self._slots.release()
+        self._sweeper.poke()
