@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -60,13 +60,14 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """Commits at the end, rolls back on any exception.
 
-        Raises `StorageUnavailable` where PostgreSQL is out of reach or refuses to serve. A commit whose
+        Raises `StorageUnavailable` where PostgreSQL is out of reach or refuses to serve: it starts or stops,
+        its disk is full, it takes no writes. A commit whose
         answer was lost may have happened: callers make their writes safe to repeat, or fence them.
         """
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
+        except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:
             raise StorageUnavailable("the database does not answer") from error
         except DBAPIError as error:
             if error.connection_invalidated:

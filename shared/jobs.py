@@ -384,31 +384,36 @@ def _ending(status: JobStatus, **values: Any) -> dict[str, Any]:
     return ended
 
 
+def _end_run(session: Session, lease: Lease, last: NewEvent, status: JobStatus, **values: Any) -> None:
+    """Ends the run in one go: status, last event, and no step left open."""
+    write(session, lease, [last], **_ending(status, **values))
+    _interrupt(session, lease.job_id)
+
+
 def finish(session: Session, lease: Lease, output: str) -> None:
     """The model said that the job is done."""
-    write(session, lease, [events.finished(output)], **_ending(JobStatus.FINISHED, output=output))
+    _end_run(session, lease, events.finished(output), JobStatus.FINISHED, output=output)
 
 
 def fail(session: Session, lease: Lease, code: str, message: str) -> None:
     """The job ended without success, for the reason that `code` names."""
-    ended = _ending(JobStatus.ERROR, error_code=code, error_message=message)
-    write(session, lease, [events.error(code, message)], **ended)
+    failed = events.error(code, message)
+    _end_run(session, lease, failed, JobStatus.ERROR, error_code=code, error_message=message)
 
 
 def call_human(session: Session, lease: Lease, content: str) -> None:
     """The model asks for a human: the run ends, the job waits."""
-    write(session, lease, [events.human_intervention(content)], **_ending(JobStatus.HUMAN_INTERVENTION))
+    _end_run(session, lease, events.human_intervention(content), JobStatus.HUMAN_INTERVENTION)
 
 
 def give_back(session: Session, lease: Lease) -> None:
     """The worker is going down: the job is free for another one at once."""
-    pending = events.status(JobStatus.PENDING)
-    write(session, lease, [pending], **_ending(JobStatus.PENDING))
+    _end_run(session, lease, events.status(JobStatus.PENDING), JobStatus.PENDING)
 
 
 def cancel(session: Session, lease: Lease) -> None:
     """The run noticed the request to cancel and has stopped acting."""
-    write(session, lease, [events.cancelled()], **_ending(JobStatus.CANCELLED))
+    _end_run(session, lease, events.cancelled(), JobStatus.CANCELLED)
 
 
 def request_cancel(session: Session, job_id: UUID) -> Job:

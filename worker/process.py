@@ -52,10 +52,11 @@ class Process:
                 return
             try:
                 claimed = self._runner.claim(job_id)
-                if claimed is not None:
-                    self._runner.run(claimed)
             except StorageUnavailable as error:
                 log.warning("job %s is left to the sweepers: %s", job_id, error.message)
+                return
+            if claimed is not None:
+                self._work(claimed)
         self._sweeper.poke()
 
     def drain(self) -> None:
@@ -97,11 +98,16 @@ class Process:
 
     def _run_swept(self, claimed: Claimed) -> None:
         try:
+            self._work(claimed)
+        finally:
+            self._slots.release()
+        self._sweeper.poke()
+
+    def _work(self, claimed: Claimed) -> None:
+        """Works at a claimed job. Whatever goes wrong, the job is in PostgreSQL and its lease runs out."""
+        try:
             self._runner.run(claimed)
         except StorageUnavailable as error:
             log.warning("job %s is left to the sweepers: %s", claimed.job.id, error.message)
         except Exception:
             log.exception("job %s is left to the sweepers", claimed.job.id)
-        finally:
-            self._slots.release()
-        self._sweeper.poke()

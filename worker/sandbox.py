@@ -13,11 +13,8 @@ from shared.schemas import SandboxInfo
 from shared.settings import LybicSettings
 from worker.actions import Action
 from worker.protocols import Observation
-from worker.retries import retrying
+from worker.retries import BOOT_POLL_SECONDS, BOOT_SECONDS, retrying
 from worker.stop import Stop
-
-BOOT_SECONDS = 180
-BOOT_POLL_SECONDS = 0.5
 
 
 async def provide(
@@ -42,7 +39,7 @@ async def _booted(service: SandboxService, sandbox_id: str) -> None:
             while (status := await retrying(lambda: service.status(sandbox_id))) == "PENDING":
                 await asyncio.sleep(BOOT_POLL_SECONDS)
     except TimeoutError:
-        raise SandboxError(f"sandbox {sandbox_id} did not start within {BOOT_SECONDS} s") from None
+        raise SandboxError(f"sandbox {sandbox_id} did not start within {BOOT_SECONDS:g} s") from None
     if status != "RUNNING":
         raise SandboxError(f"sandbox {sandbox_id} did not start: it is {status}")
 

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from shared.errors import SandboxError, SandboxUnavailable
+from worker.retries import FETCH_SECONDS
 
 LARGEST_BYTES = 10 * 1024 * 1024
-FETCH_SECONDS = 15.0
 KEPT = 8
 
 

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from shared import events, jobs
 from shared.db import Database
-from shared.errors import JobNotFound, LeaseLost
+from shared.errors import JobNotFound, LeaseLost, StorageUnavailable
 from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Job, Step
 from shared.schemas import NewJob, Usage
@@ -165,6 +167,19 @@ def test_a_job_that_waits_for_a_human_is_nobodys(db: Database, submit: Submit) -
     assert claim(db, job_id) is None
 
 
+@pytest.mark.parametrize("ending", [jobs.cancel, jobs.give_back])
+def test_a_run_that_ends_leaves_no_step_open(
+    db: Database, submit: Submit, ending: Callable[[Session, Lease], None]
+) -> None:
+    lease = claimed(db, submit())
+    with db.transaction() as session:
+        jobs.add_step(session, lease, a_step(1), Usage(), [], Progress(2, 0))
+    with db.transaction() as session:
+        ending(session, lease)
+    with db.transaction() as session:
+        assert [step.status for step in jobs.steps(session, lease.job_id)] == [StepStatus.INTERRUPTED]
+
+
 def test_a_job_given_back_is_free_at_once(db: Database, submit: Submit) -> None:
     lease = claimed(db, submit())
     with db.transaction() as session:
@@ -296,6 +311,26 @@ def test_the_history_of_runs(db: Database, submit: Submit) -> None:
     with db.transaction() as session:
         history = jobs.runs(session, job_id)
     assert [line.partition(" from ")[0] for line in history] == ["run 1 on w1", "run 2 on w2"]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "SET default_transaction_read_only = on",
+        "CREATE TRIGGER full_disk BEFORE INSERT ON jobs EXECUTE FUNCTION no_space()",
+    ],
+)
+def test_a_refused_write_is_an_error_of_its_own(
+    db: Database, vault: Vault, new_job: NewJob, database_url: str, trouble: str
+) -> None:
+    name = database_url.rpartition("/")[2]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE disk_full; END'"
+        )
+        connection.execute(f"ALTER DATABASE {name} {trouble}" if trouble.startswith("SET") else trouble)
+    with pytest.raises(StorageUnavailable), db.transaction() as session:
+        jobs.submit(session, new_job, vault.seal(new_job.credentials))
 
 
 def test_an_unknown_job(db: Database) -> None:
