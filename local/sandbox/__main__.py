@@ -2,9 +2,12 @@
 
 import argparse
 
-from local.sandbox.layout import LARGEST, SMALLEST, Size
+from local.sandbox.layout import Size
 from local.sandbox.server import create_app
 from local.standin import arguments, serve
+
+SMALLEST: Size = (1024, 720)
+LARGEST: Size = (3840, 2160)
 
 
 def _screen(text: str) -> Size:

@@ -1,6 +1,8 @@
 """Reads Lybic's actions strictly, by the models of Lybic's own SDK, and performs them on the desktop."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
 from typing import Annotated, Any
 
 from lybic import action as lybic
@@ -13,9 +15,7 @@ from local.sandbox.layout import Point
 from local.standin import Refused
 
 Action = BaseModel
-_COMPUTER: TypeAdapter[Any] = TypeAdapter(Annotated[lybic.ComputerUseAction, Field(discriminator="type")])
-_MOBILE: TypeAdapter[Any] = TypeAdapter(Annotated[lybic.MobileUseAction, Field(discriminator="type")])
-_SPACES = {"Linux": _COMPUTER, "Windows": _COMPUTER, "Android": _MOBILE}
+_ACTIONS: TypeAdapter[Any] = TypeAdapter(Annotated[lybic.ComputerUseAction, Field(discriminator="type")])
 _CLICKS = {
     lybic.MouseClickAction: 1,
     lybic.MouseDoubleClickAction: 2,
@@ -27,24 +27,33 @@ def invalid(reason: str) -> Refused:
     return Refused(400, "nomos.action.INVALID", reason)
 
 
-def read(raw: object, os: str) -> Action:
-    """An action that a sandbox of this operating system takes."""
+def told(error: ValidationError, whole: str) -> str:
+    """The first thing that is wrong, and where: in a field, or with the whole."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place or whole}: {first['msg']}"
+
+
+def read(raw: object) -> Action:
+    """An action that a computer takes."""
     try:
-        action: Action = _SPACES[os].validate_python(raw, strict=True)
+        action: Action = _ACTIONS.validate_python(raw, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise invalid(f"{place or 'action'}: {first['msg']}") from error
+        raise invalid(told(error, "action")) from error
     return action
 
 
 def perform(desktop: Desktop, action: Action) -> Desktop:
     """The desktop afterwards. An action that only concerns the agent leaves it as it is."""
+    act = _PERFORM.get(type(action))
+    if act is None:
+        return desktop
+    hold = getattr(action, "holdKey", None)
     try:
-        act = _PERFORM.get(type(action))
-        return act(desktop, action) if act else desktop
+        after = act(reduce(_hold, keys.parts(hold) if hold else [], desktop), action)
     except ValueError as error:
         raise invalid(str(error)) from error
+    return replace(after, held=desktop.held) if hold else after
 
 
 def seconds(action: Action) -> float:
@@ -83,10 +92,6 @@ def _target(desktop: Desktop, action: Any) -> Point:
     return _point(desktop, action.x, action.y, desktop.cursor if action.relative else None)
 
 
-def _held(action: Any) -> list[str]:
-    return keys.parts(action.holdKey) if action.holdKey else []
-
-
 def _button(action: Any) -> int:
     if not 1 <= action.button <= 31:
         raise ValueError("button: a sum of 1, 2, 4, 8 and 16")
@@ -94,25 +99,20 @@ def _button(action: Any) -> int:
 
 
 def _click(desktop: Desktop, action: Any) -> Desktop:
-    shift = "shift" in desktop.held or "shift" in [keys.MODIFIERS.get(key) for key in _held(action)]
-    target = _target(desktop, action)
-    return screen.click(desktop, target, _button(action), _CLICKS[type(action)], shift=shift)
+    return screen.click(desktop, _target(desktop, action), _button(action), _CLICKS[type(action)])
 
 
 def _move(desktop: Desktop, action: Any) -> Desktop:
-    _held(action)
-    return screen.move(desktop, _target(desktop, action))
+    return replace(desktop, cursor=_target(desktop, action))
 
 
 def _drag(desktop: Desktop, action: Any) -> Desktop:
-    _held(action)
     begin = _point(desktop, action.startX, action.startY, desktop.cursor if action.startRelative else None)
     end = _point(desktop, action.endX, action.endY, begin if action.endRelative else None)
     return screen.drag(desktop, begin, end, _button(action))
 
 
 def _scroll(desktop: Desktop, action: Any) -> Desktop:
-    _held(action)
     return screen.wheel(desktop, _target(desktop, action), action.stepVertical)
 
 
@@ -125,18 +125,26 @@ def _hotkey(desktop: Desktop, action: Any) -> Desktop:
 
 
 def _one(key: str) -> str:
-    (name,) = keys.parts(key) if "+" not in key else [""]
-    if not name:
+    names = keys.parts(key)
+    if len(names) != 1:
         raise ValueError("key: exactly one")
-    return name
+    return names[0]
+
+
+def _hold(desktop: Desktop, key: str) -> Desktop:
+    """A modifier stays down; any other key has no effect beyond being pressed."""
+    if key in keys.MODIFIERS:
+        return replace(desktop, held=desktop.held | {keys.MODIFIERS[key]})
+    return screen.press(desktop, [key])
 
 
 def _down(desktop: Desktop, action: Any) -> Desktop:
-    return screen.hold(desktop, _one(action.key))
+    return _hold(desktop, _one(action.key))
 
 
 def _up(desktop: Desktop, action: Any) -> Desktop:
-    return screen.release(desktop, _one(action.key))
+    key = _one(action.key)
+    return replace(desktop, held=desktop.held - {keys.MODIFIERS.get(key, key)})
 
 
 _PERFORM: dict[type[BaseModel], Callable[[Desktop, Any], Desktop]] = {

@@ -10,82 +10,32 @@ MODIFIERS = {
     **dict.fromkeys(("super", "meta", "Super_L", "Super_R", "Meta_L", "Meta_R"), "super"),
 }
 
-_PUNCTUATION = {
-    "space": " ",
-    "exclam": "!",
-    "quotedbl": '"',
-    "numbersign": "#",
-    "dollar": "$",
-    "percent": "%",
-    "ampersand": "&",
-    "apostrophe": "'",
-    "parenleft": "(",
-    "parenright": ")",
-    "asterisk": "*",
-    "plus": "+",
-    "comma": ",",
-    "minus": "-",
-    "period": ".",
-    "slash": "/",
-    "colon": ":",
-    "semicolon": ";",
-    "less": "<",
-    "equal": "=",
-    "greater": ">",
-    "question": "?",
-    "at": "@",
-    "bracketleft": "[",
-    "backslash": "\\",
-    "bracketright": "]",
-    "asciicircum": "^",
-    "underscore": "_",
-    "grave": "`",
-    "braceleft": "{",
-    "bar": "|",
-    "braceright": "}",
-    "asciitilde": "~",
-}
+# In the order of ASCII, as the characters of `string.punctuation` are.
+_PUNCTUATION = (
+    "exclam quotedbl numbersign dollar percent ampersand apostrophe parenleft parenright asterisk plus comma"
+    " minus period slash colon semicolon less equal greater question at bracketleft backslash bracketright"
+    " asciicircum underscore grave braceleft bar braceright asciitilde"
+)
 _KEYPAD = {"Add": "+", "Subtract": "-", "Multiply": "*", "Divide": "/", "Decimal": ".", "Equal": "="}
 
 # Name → the character that it writes.
 SYMBOLS = {
-    **_PUNCTUATION,
+    "space": " ",
+    "Return": "\n",
+    "KP_Enter": "\n",
+    **dict(zip(_PUNCTUATION.split(), string.punctuation, strict=True)),
     **{f"KP_{name}": symbol for name, symbol in _KEYPAD.items()},
     **{f"KP_{digit}": digit for digit in string.digits},
 }
 
-_EDITING = (
-    "BackSpace",
-    "Delete",
-    "Insert",
-    "Home",
-    "End",
-    "Page_Up",
-    "Page_Down",
-    "Left",
-    "Right",
-    "Up",
-    "Down",
-)
 _OTHERS = (
-    "Return",
-    "KP_Enter",
-    "Escape",
-    "Tab",
-    "ISO_Left_Tab",
-    "Caps_Lock",
-    "Num_Lock",
-    "Print",
-    "Pause",
-    "Menu",
+    "BackSpace Delete Insert Home End Page_Up Page_Down Left Right Up Down Escape Tab ISO_Left_Tab Caps_Lock"
+    " Num_Lock Print Pause Menu F1 F2 F3 F4 F5 F6 F7 F8 F9 F10 F11 F12"
+    " F13 F14 F15 F16 F17 F18 F19 F20 F21 F22 F23 F24"
 )
 _ALIASES = {"enter": "Return", "Prior": "Page_Up", "Next": "Page_Down", "KP_Delete": "Delete"}
-_FUNCTION = [f"F{number}" for number in range(1, 25)]
-_KNOWN = frozenset(
-    [*MODIFIERS, *SYMBOLS, *_EDITING, *_OTHERS, *_ALIASES, *_FUNCTION, *string.ascii_letters, *string.digits]
-)
-_UNSHIFTED, _SHIFTED = "1234567890-=[];',./\\`", '!@#$%^&*()_+{}:"<>?|~'
-_SHIFT = str.maketrans(_UNSHIFTED, _SHIFTED)
+_KNOWN = frozenset([*MODIFIERS, *SYMBOLS, *_OTHERS.split(), *_ALIASES, *string.ascii_letters, *string.digits])
+_SHIFT = str.maketrans("1234567890-=[];',./\\`", '!@#$%^&*()_+{}:"<>?|~')
 
 
 def parts(combination: str) -> list[str]:

@@ -25,11 +25,11 @@ MOST_PICTURES = 400
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a sandbox can be made of. The system decides which actions it takes."""
+    """What a sandbox can be made of."""
 
     name: str
     description: str
-    os: Literal["Linux", "Windows", "Android"] = "Linux"
+    os: Literal["Linux", "Windows"] = "Linux"
 
     def described(self) -> dict[str, Any]:
         return {

@@ -77,9 +77,7 @@ def _read(model: type[Body]) -> Body:
     try:
         return model.model_validate(json_body(), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Refused(400, "nomos.request.INVALID", f"{place or 'body'}: {first['msg']}") from error
+        raise Refused(400, "nomos.request.INVALID", actions.told(error, "body")) from error
 
 
 class Service:
@@ -192,7 +190,7 @@ class Service:
 
     def _perform(self, sandbox: Sandbox, raw: dict[str, Any]) -> float:
         """Executes and records the action; returns the seconds that it takes."""
-        action = actions.read(raw, sandbox.shape.os)
+        action = actions.read(raw)
         duration = actions.seconds(action)
         sandbox.desktop = actions.perform(sandbox.desktop, action)
         sandbox.note(

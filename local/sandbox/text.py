@@ -1,23 +1,23 @@
-"""Editable text: a value with a caret and a selection, and how it wraps into lines of pixels."""
+"""Editable text: a value with a caret and a selection, and how it wraps into rows of pixels."""
 
-import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple, cast
 
 from PIL import ImageFont
 
-LIMIT = 100_000
-_WORD = re.compile(r"\w+")
+LIMIT = 20_000
 
 
+@lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
 FONT = font(15)
+_advance = lru_cache(maxsize=4096)(FONT.getlength)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,118 +37,85 @@ class Text:
         return self.value[slice(*self.span)]
 
     def insert(self, piece: str) -> "Text":
+        """With the piece in the place of the selection; what is too long loses its end."""
         start, end = self.span
-        room = LIMIT - len(self.value) + end - start
-        at = start + len(piece[:room])
-        return Text(self.value[:start] + piece[:room] + self.value[end:], at, at)
+        value = (self.value[:start] + piece + self.value[end:])[:LIMIT]
+        return Text(value).move(start + len(piece))
 
     def move(self, caret: int, *, keep: bool = False) -> "Text":
         """Puts the caret there; `keep` makes the selection reach it."""
         caret = max(0, min(len(self.value), caret))
         return replace(self, caret=caret, anchor=self.anchor if keep else caret)
 
-    def select(self, start: int, end: int) -> "Text":
-        return Text(self.value, end, start)
-
     def select_all(self) -> "Text":
-        return self.select(0, len(self.value))
-
-    def select_word(self, at: int) -> "Text":
-        words = (word.span() for word in _WORD.finditer(self.value))
-        return self.select(*next((span for span in words if span[0] <= at <= span[1]), (at, at)))
-
-    def select_line(self, at: int) -> "Text":
-        end = self.value.find("\n", at)
-        return self.select(self.value.rfind("\n", 0, at) + 1, len(self.value) if end < 0 else end)
-
-    def erase(self, step: int) -> "Text":
-        """Removes the selection, or the character before (-1) or after (+1) the caret."""
-        return (self if self.selected else self.move(self.caret + step, keep=True)).insert("")
+        return Text(self.value, len(self.value), 0)
 
 
-EMPTY = Text()
+class Row(NamedTuple):
+    """One row of a wrapped text, from its first to its last position of the caret."""
 
-
-class Line(NamedTuple):
-    start: int
+    first: int
+    last: int
     text: str
 
-    def x(self, column: int) -> int:
-        return round(FONT.getlength(self.text[:column]))
+    def x(self, caret: int) -> int:
+        return round(FONT.getlength(self.text[: max(0, caret - self.first)]))
 
-    def column(self, x: int) -> int:
-        """The gap between characters that is nearest to `x`."""
-        return bisect_right(range(len(self.text)), 2 * x, key=lambda i: self.x(i) + self.x(i + 1))
-
-
-@lru_cache(maxsize=4096)
-def _advance(character: str) -> float:
-    return FONT.getlength(character)
-
-
-def _fold(start: int, text: str, width: int) -> list[Line]:
-    """One paragraph as lines, broken after a blank where there is one."""
-    lines = []
-    while text:
-        fits = bisect_right(list(accumulate(map(_advance, text[:400]))), width)
-        if fits >= len(text):
-            break
-        cut = text.rfind(" ", 0, fits) + 1 or max(fits, 1)
-        lines.append(Line(start, text[:cut]))
-        start, text = start + cut, text[cut:]
-    return [*lines, Line(start, text)]
+    def nearest(self, x: int) -> int:
+        """The position of the caret that is nearest to `x`."""
+        positions = range(self.first, self.last)
+        return self.first + bisect_right(positions, 2 * x, key=lambda at: self.x(at) + self.x(at + 1))
 
 
 @lru_cache(maxsize=64)
-def wrap(value: str, width: int) -> tuple[Line, ...]:
-    lines: list[Line] = []
+def wrap(value: str, width: int) -> tuple[Row, ...]:
+    """The rows of a text. At the end of a broken one the caret stands before its last character."""
+    rows: list[Row] = []
     start = 0
     for paragraph in value.split("\n"):
-        lines += _fold(start, paragraph, width)
-        start += len(paragraph) + 1
-    return tuple(lines)
+        cuts, end = _cuts(paragraph, width), len(paragraph)
+        rows += [Row(start + a, start + b - (b < end), paragraph[a:b]) for a, b in pairwise(cuts)]
+        start += end + 1
+    return tuple(rows)
 
 
-def row_of(lines: tuple[Line, ...], index: int) -> int:
-    return bisect_right(lines, index, key=lambda line: line.start) - 1
+def _cuts(paragraph: str, width: int) -> list[int]:
+    """Where the rows of a paragraph begin, and its end; broken after a blank where there is one."""
+    ends = list(accumulate(map(_advance, paragraph), initial=0.0))
+    cuts = [0]
+    while ends[-1] - ends[cuts[-1]] > width:
+        fits = bisect_right(ends, ends[cuts[-1]] + width) - 1
+        cuts.append(paragraph.rfind(" ", cuts[-1], fits) + 1 or fits)
+    return [*cuts, len(paragraph)]
 
 
-def _end(lines: tuple[Line, ...], row: int) -> int:
-    line = lines[row]
-    return lines[row + 1].start - 1 if row + 1 < len(lines) else line.start + len(line.text)
+def row_of(rows: tuple[Row, ...], caret: int) -> int:
+    return bisect_right(rows, caret, key=lambda row: row.first) - 1
 
 
-def _vertical(text: Text, lines: tuple[Line, ...], rows: int) -> int:
-    row = row_of(lines, text.caret)
-    target = row + rows
-    if not 0 <= target < len(lines):
-        return 0 if target < 0 else len(text.value)
-    x = lines[row].x(text.caret - lines[row].start)
-    return min(lines[target].start + lines[target].column(x), _end(lines, target))
-
-
-def _destination(text: Text, lines: tuple[Line, ...], key: str) -> int | None:
-    """Where a key of movement takes the caret; None for any other key."""
-    row = row_of(lines, text.caret)
-    match key:
-        case "Left" | "Right":
-            return text.caret + (1 if key == "Right" else -1)
-        case "Up" | "Down":
-            return _vertical(text, lines, 1 if key == "Down" else -1)
-        case "Page_Up" | "Page_Down":
-            return _vertical(text, lines, 12 if key == "Page_Down" else -12)
-        case "Home" | "End":
-            return lines[row].start if key == "Home" else _end(lines, row)
-        case "ctrl+Home" | "ctrl+End":
-            return 0 if key == "ctrl+Home" else len(text.value)
-    return None
-
-
-def press(text: Text, width: int, key: str, *, shift: bool) -> Text:
-    """A key that edits or moves, in a field of that width; any other changes nothing."""
+def press(text: Text, rows: tuple[Row, ...], key: str, *, shift: bool) -> Text:
+    """What a key does that edits or moves; any other changes nothing."""
     if key in ("BackSpace", "Delete"):
-        return text.erase(-1 if key == "BackSpace" else 1)
+        beside = text.move(text.caret + (1 if key == "Delete" else -1), keep=True)
+        return (text if text.selected else beside).insert("")
     if key == "ctrl+a":
         return text.select_all()
-    caret = _destination(text, wrap(text.value, width), key)
+    caret = _destinations(text, rows).get(key)
     return text if caret is None else text.move(caret, keep=shift)
+
+
+def _destinations(text: Text, rows: tuple[Row, ...]) -> dict[str, int]:
+    """Where the keys of movement take the caret."""
+    number = row_of(rows, text.caret)
+    row, above, below = rows[number], rows[max(0, number - 1)], rows[min(len(rows) - 1, number + 1)]
+    column = text.caret - row.first
+    return {
+        "Left": text.caret - 1,
+        "Right": text.caret + 1,
+        "Up": min(above.first + column, above.last),
+        "Down": min(below.first + column, below.last),
+        "Page_Up": rows[max(0, number - 15)].first,
+        "Page_Down": rows[min(len(rows) - 1, number + 15)].first,
+        "Home": row.first,
+        "End": row.last,
+    }
