@@ -21,7 +21,7 @@ up: install
 	$(BIN)/lybic-guiagent up
 
 test: install
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -62,7 +62,10 @@ class Request(BaseModel):
             return cls.model_validate(value)
         except ValidationError as error:
             problems = [
-                {"field": ".".join(map(str, one["loc"])) or "body", "problem": one["msg"]}
+                {
+                    "field": ".".join(map(str, one["loc"])) or "body",
+                    "problem": one["msg"].removeprefix("Value error, "),
+                }
                 for one in error.errors(include_input=False, include_url=False, include_context=False)
             ]
             first = problems[0]

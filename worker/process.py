@@ -31,7 +31,10 @@ class Process:
         self._settings = settings.worker
         self._db = Database.connect(settings.storage, name=f"guiagent {name}")
         self._portal = Portal()
-        self._keeper = LeaseKeeper(self._db, settings.worker)
+        # A connection of its own: runs that queue for the others must not cost them their leases.
+        alone = settings.storage.model_copy(update={"pool_size": 1})
+        self._lease_db = Database.connect(alone, name=f"guiagent {name} leases")
+        self._keeper = LeaseKeeper(self._lease_db, settings.worker)
         self._runner = Runner(
             settings,
             db=self._db,
@@ -75,6 +78,7 @@ class Process:
         self._swept.shutdown()
         self._keeper.close()
         self._portal.close()
+        self._lease_db.close()
         self._db.close()
 
     def _sweep(self) -> None:
