@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.text import Text
 
 from local.processes import free_port
-from local.up import Environment, Plan, Screen, Stack, Stopped, running, setting_names
+from local.stack import Environment, Plan, Stack, Stopped, running
+from local.up import Screen, setting_names
 from shared.errors import GuiAgentError
 
 SETTLE_SECONDS = "0.2"
@@ -63,7 +64,7 @@ def demo() -> None:
 
 
 def play(console: Console) -> bool:
-    """Whether the task did what it was told."""
+    """Whether the task did what it was told. Nobody watches: a child that dies is a failure of the demo."""
     text = f"Hello World {secrets.choice(WORDS)} {secrets.randbelow(900) + 100}"
     instruction = f"Open notepad and type {text}"
     plan = Plan(environment=isolated(os.environ), port=free_port())

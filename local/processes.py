@@ -11,10 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
@@ -47,26 +48,27 @@ class User:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What to run, where, as whom; `death_signal` is what it gets when we die (Linux)."""
+    """What to run, where, as whom, what it reads; `death_signal` is what it gets when we die (Linux)."""
 
     name: str
     argv: Sequence[str]
     log: Path
     environment: Mapping[str, str]
     cwd: Path = Path("/")
+    stdin: bytes = field(default=b"", repr=False)  # where a password stands in no process list
     user: User | None = None
     death_signal: Signals = signal.SIGKILL
-    pass_fds: Sequence[int] = field(default=())
+    pass_fds: Sequence[int] = ()
 
 
 class Child:
     """A running program, in a process group of its own. What it writes goes to the end of its log file."""
 
-    def __init__(self, program: Program, stdin: IO[bytes] | None = None) -> None:
+    def __init__(self, program: Program) -> None:
         self.name = program.name
         self.log = program.log
         self.log_start = _size(program.log)
-        with program.log.open("ab") as output:
+        with program.log.open("ab") as output, _input(program) as stdin:
             self._process = _spawn(program, stdin, output)
 
     @property
@@ -113,7 +115,7 @@ class Child:
     def check(self) -> None:
         """Raises `ProcessFailed` if the child is dead."""
         if self.exit_code is not None:
-            raise ProcessFailed(self._report(f"stopped with {_describe(self.exit_code)}"))
+            raise ProcessFailed(self._report(f"stopped with {ending(self.exit_code)}"))
 
     def stop(self, with_signal: Signals = signal.SIGTERM, grace: float = 10) -> None:
         """Asks the child to end, and ends it and its whole group after the grace."""
@@ -164,6 +166,11 @@ def stop_all(children: Iterable[Child], with_signal: Signals = signal.SIGTERM, g
         child.kill()  # whatever is left of its group, even if the child itself ended well
 
 
+def ending(exit_code: int) -> str:
+    """How a child ended, in words."""
+    return f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code}"
+
+
 def answers_200(url: str) -> Condition:
     """The condition that a GET of the http URL succeeds. No proxy is asked."""
     parts = urlsplit(url)
@@ -190,14 +197,41 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _spawn(program: Program, stdin: IO[bytes] | None, output: IO[bytes]) -> "subprocess.Popen[bytes]":
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, anybody's."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def _input(program: Program) -> Iterator[IO[bytes] | int]:
+    """What the program reads, as a file that only its user can open: no pipe, which none but we could."""
+    if not program.stdin:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(program.stdin)
+        file.seek(0)
+        if program.user is not None:
+            os.fchown(file.fileno(), program.user.uid, program.user.gid)
+        yield file
+
+
+def _spawn(program: Program, stdin: IO[bytes] | int, output: IO[bytes]) -> "subprocess.Popen[bytes]":
     uid, gid = (program.user.uid, program.user.gid) if program.user else (None, None)
     with warnings.catch_warnings():
         # Python 3.12 warns of forking beside other threads: what runs before exec takes no lock of theirs.
         warnings.simplefilter("ignore", DeprecationWarning)
         return subprocess.Popen(
             program.argv,
-            stdin=stdin or subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=program.cwd,
@@ -224,10 +258,6 @@ def _die_with_parent(death_signal: Signals) -> Callable[[], None] | None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return before_exec
-
-
-def _describe(exit_code: int) -> str:
-    return f"exit code {exit_code}" if exit_code >= 0 else Signals(-exit_code).name
 
 
 def _size(path: Path) -> int:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from local.demo import isolated
-from local.up import Plan, Stack, take_port
+from local.processes import free_port
+from local.stack import Plan, Stack
 from tests.conftest import wait_until
 
 TERMINAL = ("finished", "error", "cancelled")
@@ -69,7 +70,7 @@ def read(stream: httpx.Response) -> Iterator[dict[str, Any]]:
 def system() -> Iterator[System]:
     """Everything, started once; no user's settings reach it."""
     environment = {**isolated(os.environ), "AGENT_SETTLE_SECONDS": "0", "LOG_FORMAT": "json"}
-    stack = Stack(Plan(environment=environment, port=take_port("127.0.0.1", 0, "--port")), lambda *_: None)
+    stack = Stack(Plan(environment=environment, port=free_port()), lambda *_: None)
     try:
         stack.start()
         with httpx.Client(base_url=stack.plan.url, timeout=30, trust_env=False) as http:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -17,7 +19,7 @@ import pytest
 from conftest import wait_until
 
 from local.demo import isolated
-from local.servers import Folder, remove_abandoned
+from local.folders import Folder, remove_abandoned
 
 COMMAND = Path(sys.executable).with_name("lybic-guiagent")
 # Nobody listens there: these tests are about processes, and a task may wait.
@@ -27,6 +29,15 @@ ELSEWHERE = {
     "LYBIC_API_ENDPOINT": "http://127.0.0.1:9",
     "ARK_API_KEY": "key-of-nobody",
     "ARK_API_ENDPOINT": "http://127.0.0.1:9",
+}
+CHILDREN = {
+    "PostgreSQL": rb"/postgres\0-D",
+    "Valkey": rb"/(valkey|redis)-server",
+    "sandbox": rb"\0local.sandbox\0",
+    "model": rb"\0local.model\0",
+    "worker1": rb"\0worker.app\0worker\0",
+    "api": rb"\0gunicorn\0",
+    "flower": rb"\0worker.app\0flower\0",
 }
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
@@ -69,18 +80,39 @@ class Up:
 
     def descendants(self) -> list[int]:
         """The ids of all processes that it started, and they."""
-        children: dict[int, list[int]] = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                text = status.read_text()
-            except OSError:
-                continue
-            children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(status.parent.name))
+        children = by_parent()
         found, waiting = [], [self.process.pid]
         while waiting:
             waiting += (new := children.get(waiting.pop(), []))
             found += new
         return found
+
+    def children(self) -> dict[str, int]:
+        """The ids of the processes that it looks after, by their names."""
+        commands = {pid: command(pid) for pid in by_parent().get(self.process.pid, [])}
+        return {
+            name: pid
+            for name, words in CHILDREN.items()
+            for pid, shown in commands.items()
+            if re.search(words, shown)
+        }
+
+    def has_again(self, name: str, before: int, ports: set[int]) -> bool:
+        """Whether a new process does what the one before did, on the same ports."""
+        pid = self.children().get(name, before)
+        return pid != before and listening(pid) == ports
+
+    def submit(self, instruction: str) -> str:
+        return str(request(f"{self.url}/api/agent/task/submit", {"instruction": instruction})["task_id"])
+
+    def status(self, task: str) -> dict[str, Any]:
+        return request(f"{self.url}/api/agent/task/status/{task}")
+
+    def finish(self, instruction: str) -> str:
+        """A task that is done."""
+        task = self.submit(instruction)
+        wait_until(lambda: self.status(task)["status"] == "finished", 60)
+        return task
 
 
 @pytest.fixture
@@ -101,6 +133,50 @@ def request(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(url, data, timeout=10) as answer:
         found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def answers(url: str) -> bool:
+    with suppress(OSError):
+        return bool(request(url))
+    return False
+
+
+def by_parent() -> dict[int, list[int]]:
+    """The ids of all processes, by that of their parent."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(status.parent.name))
+    return children
+
+
+def command(pid: int) -> bytes:
+    """What the process runs; nothing if it ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def listening(pid: int) -> set[int]:
+    """The ports on which the process listens."""
+    sockets = set()
+    with suppress(OSError):  # files come and go
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            sockets.add(str(file.readlink()))
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    own = [row[1] for row in table if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    return {int(address.rpartition(":")[2], 16) for address in own}
+
+
+def working_in(folder: Path) -> list[bytes]:
+    """What runs in the folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if str(place.readlink()).startswith(str(folder)):
+                found.append(command(int(place.parent.name)))
     return found
 
 
@@ -133,7 +209,7 @@ def test_everything_runs_until_sigterm_and_nothing_is_left(tmp_path: Path, up: C
         assert answer.status == 200
 
     pids = one.descendants()
-    shown = b"\0".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    shown = b"\0".join(map(command, pids))
     assert shown.count(b"worker.app\0worker") == 2
     [folder] = temporary_folders(tmp_path)
     for secret in (folder / "credentials.key", folder / "postgres" / "password"):
@@ -149,7 +225,7 @@ def test_kept_state_outlives_kill_9_and_ends_with_fresh(tmp_path: Path, up: Call
     options = ("--port", "0", "--no-flower", "--state-dir", str(tmp_path / "state"))
     one = up(*options, **ELSEWHERE).ready()
     assert f"kept in {tmp_path / 'state'}" in one.said
-    task = request(f"{one.url}/api/agent/task/submit", {"instruction": "wait for better times"})["task_id"]
+    task = one.submit("wait for better times")
 
     other = up(*options, **ELSEWHERE)
     assert other.exit_code() == 1
@@ -161,19 +237,41 @@ def test_kept_state_outlives_kill_9_and_ends_with_fresh(tmp_path: Path, up: Call
     wait_until(lambda: all_gone(pids), 10)
 
     one = up(*options, **ELSEWHERE).ready()
-    assert request(f"{one.url}/api/agent/task/status/{task}")["query"] == "wait for better times"
-    pids = one.descendants()
-    [worker] = [pid for pid in pids if b"worker.app" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(worker, signal.SIGKILL)
-    assert one.exit_code() == 1
-    assert "worker1 stopped with SIGKILL" in one.said
-    assert all_gone(pids)
+    assert one.status(task)["query"] == "wait for better times"
+    one.signal(signal.SIGINT)
+    assert one.exit_code() == 0, one.said
 
     one = up(*options, "--fresh", **ELSEWHERE).ready()
     with pytest.raises(HTTPError, match="404"):
-        request(f"{one.url}/api/agent/task/status/{task}")
-    one.signal(signal.SIGINT)
+        one.status(task)
+    one.signal(signal.SIGTERM)
     assert one.exit_code() == 0, one.said
+
+
+def test_whatever_dies_is_started_again_until_sigterm(tmp_path: Path, up: Callable[..., Up]) -> None:
+    one = up("--port", "0", "--flower-port", "0", AGENT_SETTLE_SECONDS="0").ready()
+    task = one.finish("Open notepad and type Hello World")
+    before = one.children()
+    assert before.keys() == CHILDREN.keys()
+    ports = {name: listening(pid) for name, pid in before.items()}
+    assert [name for name in ports if not ports[name]] == ["worker1"]
+
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    for name, pid in before.items():
+        wait_until(partial(one.has_again, name, pid, ports[name]))
+        assert f"\n{name:<9} died with signal 9, starting again in 0.2 s\n" in one.said
+    wait_until(lambda: answers(f"{one.url}/api/ready"))
+    assert one.status(task)["status"] == "finished", "the throw-away database keeps what was committed"
+    one.finish("Open notepad and type that all is well")
+
+    for name in ("PostgreSQL", "worker1"):
+        os.kill(one.children()[name], signal.SIGKILL)
+    wait_until(lambda: one.said.count("starting again") >= len(CHILDREN) + 2)
+    one.signal(signal.SIGTERM)  # in the midst of starting them again
+    assert one.exit_code() == 0, one.said
+    assert working_in(tmp_path) == []
+    assert temporary_folders(tmp_path) == []
 
 
 def test_killed_throwaway_leaves_a_folder_that_the_next_one_removes(

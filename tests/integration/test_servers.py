@@ -8,9 +8,11 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,9 +20,13 @@ import psycopg
 import pytest
 from conftest import wait_until
 from redis import Redis
+from redis.exceptions import RedisError
 
+from local.binaries import postgres_binaries
+from local.folders import Folder, remove_abandoned, temporary_folder
+from local.keepers import Keeper
 from local.processes import ProcessFailed
-from local.servers import Folder, Postgres, Valkey, postgres_binaries, remove_abandoned, temporary_folder
+from local.servers import Postgres, Valkey
 from shared.errors import ConfigurationError
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL changes its user only when root starts it")
@@ -89,8 +95,9 @@ def test_servers_live_side_by_side(tmp_path: Path) -> None:
             assert there.get("key") is None
 
 
-def test_committed_rows_survive_kill_9(tmp_path: Path) -> None:
-    server = Postgres(tmp_path / "postgres")
+@pytest.mark.parametrize("throwaway", [False, True], ids=["kept", "throwaway"])
+def test_committed_rows_survive_kill_9(tmp_path: Path, throwaway: bool) -> None:
+    server = Postgres(tmp_path / "postgres", throwaway=throwaway)
     with server:
         fill(server)
         url = server.url
@@ -102,6 +109,28 @@ def test_committed_rows_survive_kill_9(tmp_path: Path) -> None:
         server.stop()
         server.start()
         assert count(server) == 1000
+
+
+def test_keepers_start_killed_servers_again_where_they_were(tmp_path: Path) -> None:
+    with Postgres(tmp_path / "a", throwaway=True) as postgres, Valkey(tmp_path / "b") as valkey:
+        fill(postgres)
+        with Redis.from_url(valkey.url) as client:
+            client.set("key", "value")
+        urls, pids = [postgres.url, valkey.url], [postgres.pid, valkey.pid]
+        keepers = [Keeper(server, time.monotonic()) for server in (postgres, valkey)]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+        def healed() -> bool:
+            for keeper in keepers:
+                keeper.tend(time.monotonic())
+            with suppress(psycopg.OperationalError, RedisError), Redis.from_url(valkey.url) as client:
+                return count(postgres) == 1000 and client.get("key") == b"value"
+            return False
+
+        wait_until(healed)
+        assert [postgres.url, valkey.url] == urls
+        assert not {postgres.pid, valkey.pid} & set(pids)
 
 
 def test_kept_data_is_found_by_a_later_server(tmp_path: Path) -> None:
