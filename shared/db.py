@@ -13,6 +13,8 @@ from shared.settings import StorageSettings
 
 CONNECT_SECONDS = 3
 STATEMENT_MILLISECONDS = 10_000
+IDLE_MILLISECONDS = 5_000
+"""A process that is frozen in the midst of a transaction loses it: its locks keep others from its jobs."""
 POOL_WAIT_SECONDS = 5
 
 
@@ -47,7 +49,8 @@ class Database:
             connect_args={
                 "application_name": name,
                 "connect_timeout": CONNECT_SECONDS,
-                "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC",
+                "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC"
+                f" -c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
                 "keepalives_count": 3,

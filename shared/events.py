@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from shared.models import Event
@@ -81,7 +81,8 @@ def append(session: Session, job_id: UUID, last: int, events: Sequence[NewEvent]
         {"job_id": job_id, "seq": seq, "type": event.type, "payload": event.payload}
         for seq, event in enumerate(events, first)
     ]
-    session.execute(insert(Event), rows)
+    # Not the default, which is when the transaction began: no event may seem older than the one before it.
+    session.execute(insert(Event).values(created_at=func.clock_timestamp()), rows)
 
 
 def read(session: Session, job_id: UUID, after: int, limit: int = 500) -> Sequence[Event]:

@@ -5,10 +5,11 @@ set-up. A call on the portal can be abandoned at any moment, which a blocking ca
 Under gevent the thread is a greenlet, and the same holds.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
-from typing import TypeVar, TypeVarTuple, Unpack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -18,6 +19,35 @@ Args = TypeVarTuple("Args")
 
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 TIMEOUT = httpx.Timeout(None, connect=5.0)  # the whole of a call is bounded where it is made
+
+_last_check: ContextVar[Callable[[], None] | None] = ContextVar("last_check", default=None)
+
+
+@contextmanager
+def checked_before_sending(check: Callable[[], None]) -> Iterator[None]:
+    """Within the block, `check` is called right before a request's bytes leave; what it raises stops them.
+
+    Milliseconds pass between the start of a call and its first byte, far more where a connection is made
+    first. The process may be frozen in between, for longer than it may act at all.
+    """
+    token = _last_check.set(check)
+    try:
+        yield
+    finally:
+        _last_check.reset(token)
+
+
+async def _trace(request: httpx.Request) -> None:
+    check = _last_check.get()
+    if check is None:
+        return
+
+    async def trace(event: str, _: dict[str, Any]) -> None:
+        # The head alone has no effect: the body tells what to do, and leaves last.
+        if event.endswith((".send_request_headers.started", ".send_request_body.started")):
+            check()
+
+    request.extensions["trace"] = trace
 
 
 class Portal:
@@ -30,7 +60,8 @@ class Portal:
 
     @staticmethod
     async def _make_client() -> httpx.AsyncClient:
-        return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT, follow_redirects=False)
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [_trace]}
+        return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT, follow_redirects=False, event_hooks=hooks)
 
     def start(self, call: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> Future[T]:
         """Begins a call; cancelling the future abandons it."""

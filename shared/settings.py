@@ -182,7 +182,7 @@ class WorkerSettings(_Group):
     """How the workers hold their jobs."""
 
     lease_seconds: float = Field(
-        8,
+        6,
         ge=1,
         validation_alias="LEASE_SECONDS",
         description="A task whose worker died is free for another worker after at most this time.",

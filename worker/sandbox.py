@@ -7,7 +7,7 @@ from uuid import UUID
 from lybic.dto import SandboxActionResponseDto
 
 from shared.errors import SandboxError, SandboxUnavailable
-from shared.portal import Portal
+from shared.portal import Portal, checked_before_sending
 from shared.sandboxes import SandboxService
 from shared.schemas import SandboxInfo
 from shared.settings import LybicSettings
@@ -77,9 +77,8 @@ class LybicSandbox:
         return _observation(response) if look else None
 
     async def _execute(self, action: Action, *, look: bool) -> SandboxActionResponseDto:
-        # The last boundary before the action leaves: the process may have been frozen since the one before.
-        self._stop.check()
-        return await self._service.execute(self._id, action, screenshot=look)
+        with checked_before_sending(self._stop.check):
+            return await self._service.execute(self._id, action, screenshot=look)
 
 
 def _observation(response: SandboxActionResponseDto) -> Observation | None:
