@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo up test lint format lock clean
+.PHONY: install demo up test chaos lint format lock clean
 
 install: $(INSTALLED)
 
@@ -22,6 +22,10 @@ up: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# Kills everything again and again for some minutes; CHAOS="--seed 7" repeats a round.
+chaos: install
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: install
 	$(BIN)/ruff format --check .
