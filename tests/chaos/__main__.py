@@ -2,10 +2,12 @@
 
 import argparse
 import random
+import shutil
 import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import psycopg
 from rich.console import Console
@@ -30,6 +32,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4, help="worker processes")
     parser.add_argument("--seed", type=int, help="repeats the choices of an earlier round")
     parser.add_argument("--lease", type=float, help="LEASE_SECONDS, if not the product's default")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where logs and each job's story are put")
     return parser.parse_args()
 
 
@@ -102,6 +105,13 @@ def tables(report: Report, storm: Storm, times: list[Recovery], seconds: float) 
     )
 
 
+def keep(folder: Path, arena: Arena, clients: Clients, report: Report) -> None:
+    """Puts down all that helps to find out why."""
+    shutil.copytree(arena.logs, folder, dirs_exist_ok=True)
+    (folder / "faults").write_text("\n".join(clients.notes))
+    (folder / "jobs").write_text("\n\n".join(map(report.story, report.scene.jobs)))
+
+
 def play(chosen: argparse.Namespace, seed: int, console: Console) -> int:
     """The round; the exit code tells whether every rule held."""
     environment = {} if chosen.lease is None else {"LEASE_SECONDS": f"{chosen.lease:g}"}
@@ -119,22 +129,8 @@ def play(chosen: argparse.Namespace, seed: int, console: Console) -> int:
             clients.close()
             if sys.exc_info()[0] is not None:
                 console.print("\n".join(clients.notes))
-        import shutil
-
-        shutil.rmtree("/tmp/chaos_debug", ignore_errors=True)
-        shutil.copytree(arena.logs, "/tmp/chaos_debug")
-        from tests.chaos.invariants import _story
-
-        with open("/tmp/chaos_debug/notes", "w") as f:
-            f.write("\n".join(clients.notes))
-        with open("/tmp/chaos_debug/stories", "w") as f:
-            for j in report.scene.jobs:
-                f.write("\n".join(_story(report.scene, j)) + "\n\n")
-        with open("/tmp/chaos_debug/kills", "w") as f:
-            for k in storm.kills:
-                from datetime import UTC, datetime
-
-                f.write(f"{datetime.fromtimestamp(k.at, UTC):%H:%M:%S.%f} {k.held}\n")
+        if chosen.keep:
+            keep(chosen.keep, arena, clients, report)
         for shown in tables(report, storm, recoveries(arena, storm), time.monotonic() - began):
             console.print(shown)
         if report.violations:

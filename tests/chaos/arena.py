@@ -23,7 +23,7 @@ from local.processes import Child, Program, answers_200, free_port
 from local.servers import LOOPBACK, Postgres, Valkey
 from migrations.__main__ import config
 from shared.queue import Dispatcher, make_celery
-from shared.settings import RedisSettings
+from shared.settings import RedisSettings, WorkerSettings
 from tests.conftest import wait_until
 
 READY_SECONDS = 60
@@ -47,7 +47,8 @@ class Conditions:
     @property
     def lease_seconds(self) -> float:
         """What the workers are told; the product's default if nothing."""
-        return float(self.environment.get("LEASE_SECONDS", 8))
+        default = WorkerSettings.model_fields["lease_seconds"].default
+        return float(self.environment.get("LEASE_SECONDS", default))
 
 
 class Worker:

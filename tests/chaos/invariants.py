@@ -417,8 +417,12 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{len(self.violations)} violation(s)", *map(str, self.violations)]
         for job_id in sorted({found for one in self.violations for found in _JOB.findall(one.text)}):
-            lines += ["", *_story(self.scene, job_id)]
+            lines += ["", self.story(job_id)]
         return "\n".join(lines)
+
+    def story(self, job_id: str) -> str:
+        """What happened to a job."""
+        return "\n".join(_story(self.scene, job_id))
 
     def held(self, rule: str) -> bool:
         """Whether the rule was never broken."""
@@ -445,7 +449,6 @@ def check(evidence: Evidence) -> Report:
 
 
 def _story(scene: Scene, job_id: str) -> Iterator[str]:
-    """What happened to a job, for whoever has to find out why."""
     job = scene.jobs.get(job_id)
     if job is None:
         return

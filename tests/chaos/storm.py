@@ -19,7 +19,7 @@ from tests.chaos.arena import Arena, Worker
 from tests.chaos.clients import Clients, Stream
 
 TICK_SECONDS = 0.05
-STEPS = (5, 25)
+STEPS = (4, 16)
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class Storm:
         with suppress(psycopg.Error):
             held = self._arena.held_by(worker)
         self.kills.append(Kill(at, held))
+        self._note(f"  {worker.usual.name} had {held}")
         self._break(worker.usual.name, self._between(0, 1), worker.start_again)
         return True
 
