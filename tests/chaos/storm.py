@@ -19,6 +19,9 @@ from tests.chaos.arena import Arena, Worker
 from tests.chaos.clients import Clients, Stream
 
 TICK_SECONDS = 0.05
+LONG_LEASE_SECONDS = 5.0
+LONG_OUTAGE_SECONDS = 20.0
+"""Where leases are as long as in earnest, outages are, too."""
 STEPS = (4, 16)
 
 
@@ -55,6 +58,7 @@ class Storm:
         self._down: set[str] = set()
         """What is broken already, and is to be healed before it is broken again."""
         lease = arena.conditions.lease_seconds
+        outage = LONG_OUTAGE_SECONDS if lease >= LONG_LEASE_SECONDS else lease * 1.25
         self._harms: dict[str, tuple[int, Callable[[], bool]]] = {
             "worker SIGKILL": (6, self._kill_worker),
             "worker SIGSTOP past its lease": (3, lambda: self._freeze_worker(lease + self._between(0.5, 2))),
@@ -66,7 +70,7 @@ class Storm:
             "Redis FLUSHALL": (2, self._flush_redis),
             "messages doubled": (2, self._double_messages),
             "PostgreSQL SIGKILL": (2, lambda: self._kill_postgres(0)),
-            "PostgreSQL away for longer than a lease": (1, lambda: self._kill_postgres(lease * 1.25)),
+            "PostgreSQL away for longer than a lease": (1, lambda: self._kill_postgres(outage)),
             "API SIGKILL": (3, self._kill_api),
             "answers of sandboxes lost": (2, self._lose_answers),
             "sandboxes slow": (1, self._slow_sandboxes),
