@@ -1,10 +1,19 @@
-"""From a validated request to a job: credentials and endpoints filled in from the settings, or refused."""
+"""From the words of a request to ours: jobs with credentials and endpoints filled in, ids, places, labels."""
 
-from pydantic import SecretStr
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
 
+from pydantic import BaseModel, SecretStr
+
+from api.body import read_object
 from api.schemas import LybicAuthentication, RunAgentRequest
-from shared.errors import EndpointNotAllowed, MissingCredentials
-from shared.schemas import Credentials, JobOptions, LybicCredentials, NewJob
+from shared.errors import EndpointNotAllowed, InvalidRequest, JobNotFound, MissingCredentials
+from shared.listing import Position
+from shared.schemas import Credentials, Idempotency, JobOptions, LybicCredentials, NewJob
 from shared.settings import Settings, normal_url
 
 
@@ -28,14 +37,21 @@ def lybic_credentials(given: LybicAuthentication | None, settings: Settings) -> 
     return LybicCredentials(api_key=given.api_key, org_id=given.org_id, endpoint=endpoint)
 
 
-def _model_key(given: SecretStr | None, settings: Settings) -> SecretStr:
-    key = given or settings.model.api_key
-    if key is None:
+def _model_key(given: SecretStr | None, base_url: str, settings: Settings) -> SecretStr:
+    if given is not None:
+        return given
+    ours = settings.model
+    if ours.api_key is None:
         raise MissingCredentials(
             "ark_apikey: the model's API key is missing. Send ark_apikey, or set ARK_API_KEY.",
             field="ark_apikey",
         )
-    return key
+    if base_url != normal_url(ours.endpoint):
+        raise MissingCredentials(
+            "ark_apikey: the server's own key is for its own endpoint. Send the one for model.base_url.",
+            field="ark_apikey",
+        )
+    return ours.api_key
 
 
 def _options(request: RunAgentRequest, settings: Settings) -> JobOptions:
@@ -58,16 +74,78 @@ def _options(request: RunAgentRequest, settings: Settings) -> JobOptions:
     )
 
 
-def new_job(request: RunAgentRequest, settings: Settings) -> NewJob:
+def new_job(
+    request: RunAgentRequest, settings: Settings, *, owner: UUID | None, idempotency: Idempotency | None
+) -> NewJob:
     """The job that a request asks for. Raises `InvalidRequest`."""
+    options = _options(request, settings)
     return NewJob(
+        owner_id=owner,
+        idempotency=idempotency,
         instruction=request.instruction,
-        options=_options(request, settings),
+        options=options,
         credentials=Credentials(
             lybic=lybic_credentials(request.authentication, settings),
-            model_key=_model_key(request.ark_apikey, settings),
+            model_key=_model_key(request.ark_apikey, options.model_base_url, settings),
         ),
         sandbox_id=request.sandbox_id,
         priority=request.priority,
         metadata=request.metadata,
     )
+
+
+def idempotency(key: str | None, request: BaseModel, index: int = 0) -> Idempotency | None:
+    """What makes the request, or its part of this index, one and the same when it is sent again."""
+    if key is None:
+        return None
+    # Secrets are masked in the dump: a rotated one does not make it another request.
+    digest = sha256(request.model_dump_json().encode()).digest()
+    # No header holds a line feed: the parts of a batch can't meet the keys of others.
+    return Idempotency(key=f"{key}\n{index}" if index else key, digest=digest)
+
+
+def job_id(task_id: str) -> UUID:
+    """The id of a job from its public form. Raises `JobNotFound`: what is no id names no task."""
+    try:
+        return UUID(task_id)
+    except ValueError:
+        raise JobNotFound(f"there is no task {task_id[:100]}") from None
+
+
+def labels(wanted: Sequence[str]) -> list[tuple[str, Sequence[Any]]]:
+    """`["run:7"]` → `[("run", ["7", 7])]`: what stands in a URL may be meant as a text or as a number."""
+    found: list[tuple[str, Sequence[Any]]] = []
+    for one in wanted:
+        name, _, text = one.partition(":")
+        found.append((name, [text, *_scalar(text)]))
+    return found
+
+
+def _scalar(text: str) -> list[Any]:
+    try:
+        found = read_object(b'{"value": %b}' % text.encode())
+    except InvalidRequest:
+        return []
+    value = found["value"]
+    return [] if len(found) > 1 or isinstance(value, str | list | dict) else [value]
+
+
+def cursor(position: Position) -> str:
+    """A place in the list as clients hand it back."""
+    plain = f"{position.created_at.isoformat()} {position.job_id}"
+    return urlsafe_b64encode(plain.encode()).decode().rstrip("=")
+
+
+def position(cursor: str | None) -> Position | None:
+    """The place that a cursor names. Raises `InvalidRequest`."""
+    if cursor is None:
+        return None
+    try:
+        plain = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("ascii")
+        moment, _, job = plain.partition(" ")
+        found = Position(datetime.fromisoformat(moment), UUID(job))
+    except ValueError:
+        found = None
+    if found is None or found.created_at.tzinfo is None:
+        raise InvalidRequest("cursor: is none that this server gave", field="cursor")
+    return found

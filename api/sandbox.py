@@ -1,34 +1,47 @@
 """The route of sandboxes: create."""
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response
+from flask_openapi import APIBlueprint
 
+from api.answers import SandboxAnswer, error_answers, reply
 from api.requests import lybic_credentials
 from api.schemas import CreateSandboxRequest
 from api.services import services
+from shared.errors import SandboxError
 from shared.sandboxes import SandboxService
 from shared.schemas import SandboxInfo
 
-routes = Blueprint("sandbox", __name__, url_prefix="/api/sandbox")
+ERRORS = error_answers(400, 401, 403, 413, 429, 500, 502, 503)
+
+routes = APIBlueprint(
+    "sandbox", __name__, url_prefix="/api/sandbox", abp_tags=[{"name": "Sandboxes"}], abp_responses=ERRORS
+)
 
 
-@routes.post("/create")
-def create() -> Response:
-    """Creates a sandbox and answers what Lybic says of it."""
+NAME = "sandbox"
+
+
+@routes.post("/create", responses={200: SandboxAnswer})
+def create(body: CreateSandboxRequest) -> Response:
+    """Create a sandbox. Answers what Lybic says of it."""
     here = services()
-    asked = CreateSandboxRequest.read(request.get_data())
-    credentials = lybic_credentials(asked.authentication, here.settings)
+    credentials = lybic_credentials(body.authentication, here.settings)
     service = SandboxService(here.portal.http, credentials, here.settings.lybic.timeout_seconds)
-    shape = asked.shape or here.settings.lybic.shape
+    shape = body.shape or here.settings.lybic.shape
 
     async def made() -> SandboxInfo:
         info = await service.create(
-            name=asked.name, shape=shape, life_seconds=asked.life_seconds, project_id=asked.project_id
+            name=body.name or NAME, shape=shape, life_seconds=body.life_seconds, project_id=body.project_id
         )
-        return info if info.os else await service.describe(info.sandbox_id)
+        try:
+            return info if info.os else await service.describe(info.sandbox_id)
+        except SandboxError:  # it was made all the same
+            return info
 
     info = here.portal.call(made)
-    return jsonify(
-        success=True,
-        **info.model_dump(exclude={"created_by_task"}),
-        message=f"Sandbox {info.sandbox_id} created successfully",
+    return reply(
+        SandboxAnswer(
+            **info.model_dump(exclude={"created_by_task"}),
+            message=f"Sandbox {info.sandbox_id} created successfully",
+        )
     )

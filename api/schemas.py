@@ -1,16 +1,50 @@
-"""The requests of the HTTP contract, as they are validated."""
+"""The requests of the HTTP contract, as they are validated and as the OpenAPI document describes them."""
 
-import json
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
+from api.body import storable
 from shared.errors import InvalidRequest
-
-T = TypeVar("T", bound=BaseModel)
+from shared.states import JobStatus
 
 MOST_LABELS = 32
+MOST_TASKS = 1000
+MOST_STEPS = 500
+LONGEST_INSTRUCTION = 100_000
+LARGEST_PAGE = 500
+MOST_PROBLEMS = 20
+IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
+
+
+def refuse(error: ValidationError) -> None:
+    """Raises `InvalidRequest` that names the first bad field, and the others in its details."""
+    problems = [
+        {"field": _path(one["loc"]), "problem": one["msg"].removeprefix("Value error, ")}
+        for one in error.errors(include_input=False, include_url=False, include_context=False)[:MOST_PROBLEMS]
+    ]
+    first = problems[0]
+    raise InvalidRequest(
+        f"{first['field']}: {first['problem']}", field=first["field"], problems=problems
+    ) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`("tasks", 3, "model")` → `tasks[3].model`."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:100]}" for part in location)
+    return path.removeprefix(".") or "body"
 
 
 def _not_blank(value: str) -> str:
@@ -32,17 +66,44 @@ def _header_safe(value: SecretStr) -> SecretStr:
     return value
 
 
-def _storable(value: Any, where: str = "body") -> None:
-    """Raises `InvalidRequest` for text that PostgreSQL or JSON can't hold."""
-    if isinstance(value, str) and ("\x00" in value or any("\ud800" <= char <= "\udfff" for char in value)):
-        raise InvalidRequest(f"{where}: must not hold NUL or lone surrogates", field=where)
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _storable(key, where)
-            _storable(inner, f"{where}.{key}" if where != "body" else key)
+def _printable(value: str) -> str:
+    if not re.fullmatch(IDEMPOTENCY_KEY, value):
+        raise ValueError("must be 1 to 255 printable ASCII characters without blanks")
+    return value
+
+
+def _storable(value: str) -> str:
+    if not storable(value):
+        raise ValueError("must not hold NUL or lone surrogates")
+    return value
+
+
+def _one_problem(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """What is wrong with a label, rather than with each type that it might have had."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError("must be a text of at most 1000 characters, a number, a boolean or null") from None
+
+
+def _few(value: object) -> object:
+    """Counted before each is looked at: a body has room for a hundred thousand."""
+    if isinstance(value, dict) and len(value) > MOST_LABELS:
+        raise ValueError(f"must not be more than {MOST_LABELS}")
+    return value
+
+
+def _label(value: str) -> str:
+    if not value.partition(":")[1] or value.startswith(":"):
+        raise ValueError("must be written name:value")
+    return _storable(value)
+
+
+def _commas(value: object) -> object:
+    """`["a,b", "c"]` → `["a", "b", "c"]`."""
     if isinstance(value, list):
-        for index, inner in enumerate(value):
-            _storable(inner, f"{where}[{index}]")
+        return [part for one in value for part in str(one).split(",") if part]
+    return value
 
 
 class Request(BaseModel):
@@ -51,30 +112,23 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     @classmethod
-    def read(cls: type[T], body: bytes) -> T:
-        """The request in a body, whatever its `Content-Type` says. Raises `InvalidRequest`."""
-        try:
-            value = json.loads(body or b"{}")
-        except (ValueError, RecursionError):
-            raise InvalidRequest("the body is not valid JSON") from None
-        _storable(value)
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            problems = [
-                {
-                    "field": ".".join(map(str, one["loc"])) or "body",
-                    "problem": one["msg"].removeprefix("Value error, "),
-                }
-                for one in error.errors(include_input=False, include_url=False, include_context=False)
-            ]
-            first = problems[0]
-            raise InvalidRequest(f"{first['field']}: {first['problem']}", problems=problems) from None
+    @cache
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Made once: flask-openapi asks for it at every request with a query or headers."""
+        return super().model_json_schema(*args, **kwargs)
+
+
+def _example(**fields: Any) -> ConfigDict:
+    """What the interactive page proposes, rather than a request with nonsense in every field."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 Key = Annotated[SecretStr, AfterValidator(_header_safe)]
 Id = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_path)]
-Label = str | int | float | bool | None
+LabelName = Annotated[str, Field(min_length=1, max_length=100)]
+Label = Annotated[
+    Annotated[str, Field(max_length=1000)] | int | float | bool | None, WrapValidator(_one_problem)
+]
 
 
 class LybicAuthentication(Request):
@@ -82,34 +136,72 @@ class LybicAuthentication(Request):
 
     api_key: Key
     org_id: Id
-    api_endpoint: str | None = Field(None, max_length=1000)
+    api_endpoint: str | None = Field(None, max_length=1000, description="One of the server's allow-list.")
 
 
 class ModelChoice(Request):
     """Another model than the configured one."""
 
     name: str | None = Field(None, min_length=1, max_length=200)
-    base_url: str | None = Field(None, max_length=1000)
+    base_url: str | None = Field(None, max_length=1000, description="One of the server's allow-list.")
     dialect: Literal["doubao"] = "doubao"
 
 
 class RunAgentRequest(Request):
     """An instruction and how it is to be carried out. Also what the manual calls `SubmitTaskRequest`."""
 
-    instruction: Annotated[str, Field(max_length=100_000), AfterValidator(_not_blank)]
-    sandbox_id: Id | None = None
-    user_system_prompt: str | None = Field(None, max_length=100_000)
-    continue_context: bool = False
-    task_id: Id | None = None
+    model_config = _example(instruction="Open notepad and type Hello World")
+
+    instruction: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=LONGEST_INSTRUCTION,
+            json_schema_extra={"pattern": r"\S"},
+            description="What the agent is to do.",
+        ),
+        AfterValidator(_not_blank),
+    ]
+    sandbox_id: Id | None = Field(None, description="Without one, a sandbox is created for the task.")
+    user_system_prompt: str | None = Field(
+        None, max_length=100_000, description="Added to the system prompt."
+    )
+    continue_context: bool = Field(
+        default=False, description="Continue the context, and the sandbox, of `task_id`, which has ended."
+    )
+    task_id: Id | None = Field(None, description="The task to continue.")
     authentication: LybicAuthentication | None = None
-    ark_apikey: Key | None = None
-    max_steps: int = Field(50, ge=1, le=500)
-    timeout_seconds: int | None = Field(None, ge=1, le=7 * 86400)
+    ark_apikey: Key | None = Field(None, description="The model's API key; it wins over the settings.")
+    max_steps: int = Field(50, ge=1, le=MOST_STEPS)
+    timeout_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=7 * 86400,
+        description="Longest time from the start; waiting for humans is not counted.",
+    )
     model: ModelChoice | None = None
-    language: Literal["auto", "zh", "en"] = "auto"
-    priority: int = Field(5, ge=0, le=9)
-    metadata: dict[str, Label] = Field(default_factory=dict, max_length=MOST_LABELS)
-    keep_sandbox: bool | None = None
+    language: Literal["auto", "zh", "en"] = Field("auto", description="Of the prompts and thoughts.")
+    priority: int = Field(5, ge=0, le=9, description="0 is the most urgent.")
+    metadata: Annotated[dict[LabelName, Label], BeforeValidator(_few)] = Field(
+        default_factory=dict, max_length=MOST_LABELS, description="The caller's own labels, to list tasks by."
+    )
+    keep_sandbox: bool | None = Field(
+        None, description="Unset: a sandbox that was named is kept, one that was created is not."
+    )
+
+
+class BatchRequest(Request):
+    """Several tasks at once: all become durable, or none."""
+
+    model_config = _example(tasks=[{"instruction": "Open notepad"}, {"instruction": "Open calculator"}])
+
+    tasks: list[RunAgentRequest] = Field(min_length=1, max_length=MOST_TASKS)
+
+
+class ResumeRequest(Request):
+    """What a human tells the model that called."""
+
+    message: Annotated[str, Field(max_length=100_000)] | None = None
 
 
 class CancelRequest(Request):
@@ -122,8 +214,86 @@ class CancelRequest(Request):
 class CreateSandboxRequest(Request):
     """A sandbox to be created. `{}` is valid."""
 
-    name: str = Field("sandbox", min_length=1, max_length=100)
+    model_config = _example(name="desk", maxLifeSeconds=3600)
+
+    name: str | None = Field(None, min_length=1, max_length=100)
     shape: Id | None = None
     life_seconds: int = Field(3600, ge=1, le=86400, alias="maxLifeSeconds")
     project_id: Id | None = Field(None, alias="projectId")
     authentication: LybicAuthentication | None = None
+
+
+# --- paths, queries and headers -------------------------------------------------------------------------
+
+
+class TaskPath(Request):
+    """The task that a route is about."""
+
+    task_id: str
+
+
+class SubmitHeaders(Request):
+    """Makes a request that is sent again harmless."""
+
+    idempotency_key: Annotated[str, AfterValidator(_printable)] | None = Field(
+        None,
+        alias="Idempotency-Key",
+        json_schema_extra={"pattern": IDEMPOTENCY_KEY},
+        description="A repeated request with the same key returns the first task; another one is a 409.",
+    )
+
+
+class StatusQuery(Request):
+    """How much of a task's status is wanted."""
+
+    fields: str | None = Field(
+        None, description="Names of fields, with commas: the others are left out.", examples=["status,steps"]
+    )
+
+
+class ListQuery(Request):
+    """Which tasks to list. A page begins at `cursor`, which the page before gave, or at `offset`."""
+
+    status: Annotated[list[JobStatus], BeforeValidator(_commas)] = Field(default_factory=list)
+    metadata: list[Annotated[str, AfterValidator(_label)]] = Field(
+        default_factory=list,
+        max_length=MOST_LABELS,
+        description="Labels, each as `name:value`.",
+        examples=[["team:billing"]],
+    )
+    limit: int = Field(50, ge=1, le=LARGEST_PAGE)
+    offset: int = Field(0, ge=0, le=1_000_000)
+    cursor: str | None = Field(None, max_length=200)
+
+
+class ActiveQuery(Request):
+    """How many tasks are wanted."""
+
+    limit: int = Field(LARGEST_PAGE, ge=1, le=LARGEST_PAGE)
+
+
+class StepsQuery(Request):
+    """Which steps are wanted: those with numbers above `after`."""
+
+    after: int = Field(0, ge=0, le=2**31 - 1)
+    limit: int = Field(100, ge=1, le=LARGEST_PAGE)
+
+
+SEEN = r"^[0-9]{1,9}$"
+
+
+class EventsQuery(Request):
+    """Which events are wanted: those with numbers above `after`."""
+
+    after: str | None = Field(None, pattern=SEEN, description="`Last-Event-ID` wins over it.")
+
+
+class EventsHeaders(Request):
+    """What a client that comes back has seen already."""
+
+    last_event_id: str | None = Field(None, alias="Last-Event-ID", pattern=SEEN)
+
+
+def last_seen(headers: EventsHeaders, query: EventsQuery) -> int:
+    """The number of the last event that the client has seen."""
+    return int(headers.last_event_id or query.after or 0)

@@ -2,21 +2,21 @@
 
 from functools import cached_property
 from typing import cast
-from uuid import UUID
 
 from celery import Celery
 from flask import current_app
 
 from api.hub import WakeHub
 from shared.db import Database
-from shared.errors import JobNotFound
 from shared.portal import Portal
 from shared.queue import Dispatcher, make_celery
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker, connect
 
+DISTRIBUTION = "lybic-guiagent"
 EXTENSION = "guiagent"
+LARGEST_BODY_BYTES = 1024 * 1024
 
 
 class Services:
@@ -50,11 +50,3 @@ class Services:
 def services() -> Services:
     """The services of the application that answers the current request."""
     return cast(Services, current_app.extensions[EXTENSION])
-
-
-def job_id(task_id: str) -> UUID:
-    """The id of a job from its public form. Raises `JobNotFound`: what is no id names no task."""
-    try:
-        return UUID(task_id)
-    except ValueError:
-        raise JobNotFound(f"there is no task {task_id[:100]}") from None

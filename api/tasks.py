@@ -1,152 +1,317 @@
-"""The routes of tasks: submit, run, status, events, cancel."""
+"""The routes of tasks: submit, run, batch, status, list, events, steps, cancel, resume."""
 
 import time
+from collections.abc import Sequence
+from functools import cache
 from uuid import UUID
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response, request
+from flask_openapi import APIBlueprint
+from sqlalchemy.orm import Session
 
 from api import views
-from api.requests import new_job
-from api.schemas import CancelRequest, RunAgentRequest
-from api.services import Services, job_id, services
+from api.answers import (
+    ActiveAnswer,
+    BatchAnswer,
+    CancelAnswer,
+    CancelledAll,
+    CancelledOne,
+    EventsAnswer,
+    EventView,
+    ListAnswer,
+    ResumedAnswer,
+    StepsAnswer,
+    SubmittedAnswer,
+    TaskAnswer,
+    TaskSummary,
+    error_answers,
+    reply,
+)
+from api.auth import Caller, caller
+from api.requests import cursor, idempotency, job_id, labels, new_job, position
+from api.schemas import (
+    ActiveQuery,
+    BatchRequest,
+    CancelRequest,
+    EventsHeaders,
+    EventsQuery,
+    ListQuery,
+    ResumeRequest,
+    RunAgentRequest,
+    StatusQuery,
+    StepsQuery,
+    SubmitHeaders,
+    TaskPath,
+    last_seen,
+)
+from api.services import Services, services
 from api.streams import EventStream
-from shared import events, jobs
+from shared import events, jobs, keys, listing
 from shared.conversation import Turn
-from shared.errors import InvalidRequest, JobConflict
+from shared.errors import InvalidRequest, JobConflict, JobNotFound, TooManyActiveJobs
+from shared.jobs import Submitted
+from shared.listing import Position, Wanted
 from shared.models import Job
-from shared.schemas import NewJob
+from shared.schemas import Idempotency, NewJob
 from shared.states import JobStatus
 
-routes = Blueprint("tasks", __name__, url_prefix="/api/agent")
+ERRORS = error_answers(400, 401, 403, 404, 409, 413, 429, 500, 503)
+STREAM = {
+    "description": "Server-sent events: `id` is the event's number, `data` the JSON of one event.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+
+routes = APIBlueprint(
+    "tasks", __name__, url_prefix="/api/agent", abp_tags=[{"name": "Tasks"}], abp_responses=ERRORS
+)
 
 CANCEL_SECONDS = 2.0
 CANCEL_POLL_SECONDS = 0.2
 EVENTS_PAGE = 500
+FULL_SECONDS = 5
+"""When a caller with too many tasks may try again."""
 
 
-def _continued(request: RunAgentRequest, new: NewJob, here: Services) -> NewJob:
-    """The job as a follow-up of the task that it names, in the same sandbox unless another is named."""
-    if not request.continue_context or request.task_id is None:
-        return new
+# --- submitting -----------------------------------------------------------------------------------------
+
+
+def _submit(
+    wanted: Sequence[tuple[RunAgentRequest, Idempotency | None]], who: Caller, *, within: str = ""
+) -> list[Submitted]:
+    """Makes the requests durable, all or none, then tells the workers. `within` leads to each in errors."""
+    here = services()
+    seal = cache(here.vault.seal)  # the tasks of a batch share their credentials, as a rule
     with here.db.transaction() as session:
-        parent = jobs.get(session, job_id(request.task_id))
+        new = [
+            _new(session, asked, who, here, idempotency, within and f"{within}[{index}].")
+            for index, (asked, idempotency) in enumerate(wanted)
+        ]
+        if who.key_id and who.max_active_tasks:
+            keys.lock(session, who.key_id)
+        submitted = jobs.submit(session, [(job, seal(job.credentials)) for job in new])
+        _refuse_too_many(session, who, submitted)
+    for job, one in zip(new, submitted, strict=True):
+        if one.new:
+            here.dispatcher.dispatch(one.job_id, job.priority)
+    return submitted
+
+
+def _new(
+    session: Session,
+    asked: RunAgentRequest,
+    who: Caller,
+    here: Services,
+    idempotency: Idempotency | None,
+    where: str,
+) -> NewJob:
+    try:
+        new = new_job(asked, here.settings, owner=who.key_id, idempotency=idempotency)
+        return _continued(session, asked, new, who)
+    except InvalidRequest as error:
+        error.message = f"{where}{error.message}"
+        error.details["field"] = f"{where}{error.details['field']}"
+        raise
+    except (JobConflict, JobNotFound) as error:
+        if where:
+            error.message = f"{where}task_id: {error.message}"
+            error.details["field"] = f"{where}task_id"
+        raise
+
+
+def _continued(session: Session, asked: RunAgentRequest, new: NewJob, who: Caller) -> NewJob:
+    """The job as a follow-up of the task that it names, in the same sandbox unless another is named."""
+    if not asked.continue_context:
+        return new
+    if asked.task_id is None:
+        raise InvalidRequest("task_id: continue_context needs the task to continue", field="task_id")
+    parent = jobs.get(session, job_id(asked.task_id), owner=who.key_id)
     if not JobStatus(parent.status).terminal:
         raise JobConflict(f"task {parent.id} is still {parent.status}: it can be continued when it has ended")
     return new.model_copy(update={"parent_id": parent.id, "sandbox_id": new.sandbox_id or parent.sandbox_id})
 
 
-def _submit(body: bytes) -> UUID:
-    """Makes the request in the body durable, then tells the workers."""
+def _refuse_too_many(session: Session, who: Caller, submitted: Sequence[Submitted]) -> None:
+    most = who.max_active_tasks
+    if most is None or not any(one.new for one in submitted):
+        return
+    active = listing.active_count(session, who.key_id)
+    if active > most:
+        raise TooManyActiveJobs(
+            f"this API key may have {most} tasks that have not ended; these would make {active}",
+            retry_after=FULL_SECONDS,
+        )
+
+
+@routes.post("/task/submit", responses={200: SubmittedAnswer})
+def submit(header: SubmitHeaders, body: RunAgentRequest) -> Response:
+    """Submit a task. Answers at once, when it is durable."""
+    [one] = _submit([(body, idempotency(header.idempotency_key, body))], caller())
+    return reply(SubmittedAnswer(task_id=str(one.job_id), message="Task submitted successfully"))
+
+
+@routes.post("/task/batch", responses={200: BatchAnswer})
+def batch(header: SubmitHeaders, body: BatchRequest) -> Response:
+    """Submit up to 1,000 tasks. All become durable, or, if one is refused, none."""
+    wanted = [
+        (asked, idempotency(header.idempotency_key, body, index)) for index, asked in enumerate(body.tasks)
+    ]
+    ids = [str(one.job_id) for one in _submit(wanted, caller(), within="tasks")]
+    return reply(BatchAnswer(task_ids=ids, count=len(ids), message=f"{len(ids)} task(s) submitted"))
+
+
+@routes.post("/run", responses={200: STREAM})
+def run(header: SubmitHeaders, body: RunAgentRequest) -> Response:
+    """Submit a task and stream its events. Leaving the stream does not end the task."""
     here = services()
-    asked = RunAgentRequest.read(body)
-    new = _continued(asked, new_job(asked, here.settings), here)
-    sealed = here.vault.seal(new.credentials)
-    with here.db.transaction() as session:
-        submitted = jobs.submit(session, new, sealed)
-    here.dispatcher.dispatch(submitted, new.priority)
-    return submitted
+    [one] = _submit([(body, idempotency(header.idempotency_key, body))], caller())
+    return EventStream(here.db, here.hub, here.settings.api, one.job_id, 0, ends_at_pause=True).response()
 
 
-@routes.post("/task/submit")
-def submit() -> Response:
-    """Accepts a task and answers at once, when it is durable."""
-    return jsonify(
-        success=True, task_id=str(_submit(request.get_data())), message="Task submitted successfully"
+# --- looking --------------------------------------------------------------------------------------------
+
+
+@routes.get("/task/status/<task_id>", responses={200: TaskAnswer})
+def status(path: TaskPath, query: StatusQuery) -> Response:
+    """Tell a task's state and result."""
+    wanted = {name.strip() for name in (query.fields or "").split(",")} & TaskAnswer.model_fields.keys()
+    with services().db.transaction() as session:
+        job = jobs.get(session, job_id(path.task_id), owner=caller().key_id)
+        shown = TaskAnswer(
+            **views.task(job),
+            queue_position=listing.queue_position(session, job),
+            pending_reason=views.pending_reason(job, jobs.waits_for(session, job)),
+            llm_context=None,
+        )
+        if not wanted or "llm_context" in wanted:
+            turns = [Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)]
+            shown.llm_context = views.llm_context(job, turns)
+    return reply(shown, include={"task_id"} | wanted if query.fields else None)
+
+
+@routes.get("/task/list", responses={200: ListAnswer})
+def list_tasks(query: ListQuery) -> Response:
+    """List tasks, newest first."""
+    wanted = Wanted(caller().key_id, query.status, labels(query.metadata))
+    with services().db.transaction() as session:
+        found = listing.page(
+            session, wanted, limit=query.limit + 1, offset=query.offset, after=position(query.cursor)
+        )
+        total = listing.count(session, wanted)
+    shown, more = found[: query.limit], len(found) > query.limit
+    return reply(
+        ListAnswer(
+            tasks=[TaskSummary(**views.task(job)) for job in shown],
+            count=len(shown),
+            total=total,
+            next_cursor=cursor(Position(shown[-1].created_at, shown[-1].id)) if more else None,
+        )
     )
 
 
-@routes.post("/run")
-def run() -> Response:
-    """Accepts a task and streams its events. Leaving the stream does not end the task."""
-    submitted = _submit(request.get_data())
-    return EventStream(services().db, services().hub, submitted, 0, ends_at_pause=True).response()
-
-
-@routes.get("/task/status/<task_id>")
-def status(task_id: str) -> Response:
-    """A task's state and result; `?fields=a,b` narrows the answer."""
-    wanted = {name.strip() for name in request.args.get("fields", "").split(",") if name.strip()}
+@routes.get("/tasks", responses={200: ActiveAnswer})
+def active(query: ActiveQuery) -> Response:
+    """List the tasks that have not ended, over all workers: those under way, then those that wait."""
+    owner = caller().key_id
     with services().db.transaction() as session:
-        job = jobs.get(session, job_id(task_id))
-        shown = views.task(job)
-        if not wanted or "queue_position" in wanted:
-            shown["queue_position"] = jobs.queue_position(session, job)
-        if not wanted or "pending_reason" in wanted:
-            shown["pending_reason"] = views.pending_reason(job, jobs.waits_for(session, job))
-        if not wanted or "llm_context" in wanted:
-            turns = [Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)]
-            shown["llm_context"] = views.llm_context(job, turns)
-    if wanted:
-        shown = {name: value for name, value in shown.items() if name in wanted or name == "task_id"}
-    return jsonify(shown)
+        found = listing.active(session, owner, limit=query.limit)
+        total = listing.active_count(session, owner)
+    shown = [views.active_task(job) for job in found]
+    return reply(ActiveAnswer(tasks=shown, count=len(shown), total=total))
 
 
-def _after() -> int:
-    """The number of the last event that the client has seen."""
-    text = request.headers.get("Last-Event-ID") or request.args.get("after") or "0"
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise InvalidRequest("Last-Event-ID or after: must be a whole number from 0", field="after")
-    return int(text)
+@routes.get("/task/<task_id>/steps", responses={200: StepsAnswer})
+def steps(path: TaskPath, query: StepsQuery) -> Response:
+    """Tell a task's steps: what was seen, what was decided, what came of it."""
+    with services().db.transaction() as session:
+        job = jobs.get(session, job_id(path.task_id), owner=caller().key_id)
+        found = jobs.steps(session, job.id, after=query.after, limit=query.limit)
+    last = found[-1].number if found else query.after
+    return reply(
+        StepsAnswer(
+            task_id=str(job.id),
+            steps=[views.step(row) for row in found],
+            count=len(found),
+            total=job.step_count,
+            next_after=last if last < job.step_count else None,
+        )
+    )
 
 
-@routes.get("/task/<task_id>/events")
-def task_events(task_id: str) -> Response:
-    """The events after `Last-Event-ID` or `?after=`, then those that come; as JSON just one page."""
-    here, after, asked = services(), _after(), job_id(task_id)
+@routes.get("/task/<task_id>/events", responses={200: EventsAnswer, 204: None})
+def task_events(path: TaskPath, header: EventsHeaders, query: EventsQuery) -> Response:
+    """Stream a task's events: those after the last one seen, then those that come, until the terminal one.
+
+    With `Accept: application/json` a page of them, and no stream. 204: there will be no more.
+    """
+    here, after, asked = services(), last_seen(header, query), job_id(path.task_id)
     as_page = request.accept_mimetypes.best_match(["text/event-stream", "application/json"])
     with here.db.transaction() as session:
-        jobs.get(session, asked)
+        jobs.get(session, asked, owner=caller().key_id)
         rows = events.read(session, asked, after, EVENTS_PAGE) if as_page == "application/json" else []
-        over = jobs.is_over(session, asked, after)
+        last = rows[-1].seq if rows else after
+        over = jobs.is_over(session, asked, last)
     if as_page == "application/json":
-        return jsonify(success=True, events=[views.event(row) for row in rows], count=len(rows))
+        shown = [EventView.model_validate(views.event(row)) for row in rows]
+        return reply(EventsAnswer(events=shown, count=len(shown), next_after=last, over=over))
     if over:  # tells an EventSource not to come back
         return Response(status=204)
-    return EventStream(here.db, here.hub, asked, after, ends_at_pause=False).response()
+    return EventStream(here.db, here.hub, here.settings.api, asked, after, ends_at_pause=False).response()
 
 
-@routes.post("/cancel")
-def cancel() -> Response:
-    """Cancels one task, or every active one. Answers when they have stopped, or after two seconds."""
+routes.paths["/api/agent/task/{task_id}/events"].get.responses["200"].content.update(STREAM["content"])
+
+# --- stopping and going on ------------------------------------------------------------------------------
+
+
+@routes.post("/task/<task_id>/resume", responses={200: ResumedAnswer})
+def resume(path: TaskPath, body: ResumeRequest) -> Response:
+    """Let a task that called a human go on, in the same sandbox; the message is added to its context."""
     here = services()
-    asked = CancelRequest.read(request.get_data())
-    if asked.task_id:
-        return _cancel_one(here, job_id(asked.task_id))
     with here.db.transaction() as session:
-        wanted = jobs.active_ids(session)
-    asked_all = [_cancel(here, one) for one in wanted]
+        job = jobs.resume(session, job_id(path.task_id), body.message, owner=caller().key_id)
+    here.waker.wake(job.id)
+    here.dispatcher.dispatch(job.id, job.priority)
+    return reply(
+        ResumedAnswer(task_id=str(job.id), status=JobStatus(job.status), message=f"Task {job.id} goes on")
+    )
+
+
+@routes.post("/cancel", responses={200: CancelAnswer})
+def cancel(body: CancelRequest) -> Response:
+    """Cancel one task, or every active one. Answers when they have stopped, or after two seconds."""
+    here, owner = services(), caller().key_id
+    if body.task_id:
+        return _cancel_one(here, job_id(body.task_id), owner)
+    with here.db.transaction() as session:
+        asked_all = jobs.request_cancel_all(session, owner=owner)
+    for job in asked_all:
+        here.waker.wake(job.id)
     deadline = time.monotonic() + CANCEL_SECONDS
     stopped = [_wait_until_stopped(here, job, deadline) for job in asked_all]
     ids = [str(job.id) for job in stopped if job.status == JobStatus.CANCELLED]
-    stopping = [str(job.id) for job in stopped if job.status == JobStatus.RUNNING]
-    return jsonify(
-        success=True,
-        message=f"{len(ids)} task(s) cancelled" + (f", {len(stopping)} stopping" if stopping else ""),
-        task_ids=ids,
-        stopping=stopping,
-        count=len(ids),
-    )
+    stopping = [str(job.id) for job in stopped if not JobStatus(job.status).terminal]
+    message = f"{len(ids)} task(s) cancelled" + (f", {len(stopping)} stopping" if stopping else "")
+    return reply(CancelledAll(task_ids=ids, stopping=stopping, count=len(ids), message=message))
 
 
-def _cancel_one(here: Services, wanted: UUID) -> Response:
+def _cancel_one(here: Services, wanted: UUID, owner: UUID | None) -> Response:
     with here.db.transaction() as session:
-        before = jobs.get(session, wanted)
-    job = _wait_until_stopped(here, _cancel(here, wanted), time.monotonic() + CANCEL_SECONDS)
-    words = {JobStatus.CANCELLED: "cancelled", JobStatus.RUNNING: "is stopping"}
-    return jsonify(
-        success=True,
-        task_id=str(job.id),
-        status=job.status,
-        already_cancelled=before.status == JobStatus.CANCELLED or before.cancel_requested_at is not None,
-        message=f"Task {job.id} {words.get(JobStatus(job.status), f'had already ended: {job.status}')}",
-    )
-
-
-def _cancel(here: Services, wanted: UUID) -> Job:
-    with here.db.transaction() as session:
-        job = jobs.request_cancel(session, wanted)
+        before = jobs.get(session, wanted, owner=owner)
+        again = before.status == JobStatus.CANCELLED or before.cancel_requested_at is not None
+        asked = jobs.request_cancel(session, wanted, owner=owner)
     here.waker.wake(wanted)
-    return job
+    job = _wait_until_stopped(here, asked, time.monotonic() + CANCEL_SECONDS)
+    said = f"had already ended: {job.status}" if JobStatus(job.status).terminal else "is stopping"
+    if job.status == JobStatus.CANCELLED:
+        said = "cancelled"
+    return reply(
+        CancelledOne(
+            task_id=str(job.id),
+            status=JobStatus(job.status),
+            already_cancelled=again,
+            message=f"Task {job.id} {said}",
+        )
+    )
 
 
 def _wait_until_stopped(here: Services, job: Job, deadline: float) -> Job:
@@ -154,9 +319,10 @@ def _wait_until_stopped(here: Services, job: Job, deadline: float) -> Job:
     if job.status != JobStatus.RUNNING:
         return job
     with here.hub.follow(job.id) as woken:
-        while job.status == JobStatus.RUNNING and time.monotonic() < deadline:
+        while True:
+            with here.db.transaction() as session:  # also when the others took all the time
+                job = jobs.get(session, job.id)
+            if job.status != JobStatus.RUNNING or time.monotonic() > deadline:
+                return job
             woken.wait(CANCEL_POLL_SECONDS)
             woken.clear()
-            with here.db.transaction() as session:
-                job = jobs.get(session, job.id)
-    return job

@@ -1,63 +1,77 @@
 """Rows as the HTTP contract shows them."""
 
-from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
+from api.answers import ActiveTask, Context, StepView, timestamp
 from shared.conversation import Turn, conversation, transcript
-from shared.models import Event, Job
+from shared.models import Event, Job, Step
 from shared.prompts import resolve_language, system_prompts
+from shared.schemas import Usage
 from shared.states import JobStatus
 
 
-def timestamp(moment: datetime | None) -> str | None:
-    """RFC 3339 in UTC with `Z`, to the millisecond."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def task(job: Job) -> dict[str, Any]:
-    """A job's state and result."""
+    """The fields of `TaskSummary`. Reads old and odd rows, too: one must not spoil a list."""
     return {
-        "success": True,
         "task_id": str(job.id),
         "status": job.status,
         "query": job.instruction,
-        "max_steps": job.options["max_steps"],
+        "max_steps": _object(job.options).get("max_steps", 0),
         "steps": job.step_count,
-        "created_at": timestamp(job.created_at),
-        "started_at": timestamp(job.started_at),
-        "updated_at": timestamp(job.updated_at),
-        "finished_at": timestamp(job.finished_at),
-        "sandbox_info": job.sandbox or ({"sandbox_id": job.sandbox_id} if job.sandbox_id else None),
+        "priority": job.priority,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "updated_at": job.updated_at,
+        "finished_at": job.finished_at,
+        "sandbox_info": _object(job.sandbox) or ({"sandbox_id": job.sandbox_id} if job.sandbox_id else None),
         "finished_output": job.output,
         "error_code": job.error_code,
         "error_message": job.error_message,
         "parent_task_id": str(job.parent_id) if job.parent_id else None,
-        "metadata": job.meta,
-        "usage": {
-            "model_calls": job.model_calls,
-            "input_tokens": job.input_tokens,
-            "output_tokens": job.output_tokens,
-        },
+        "metadata": _object(job.meta),
+        "usage": Usage(
+            model_calls=job.model_calls, input_tokens=job.input_tokens, output_tokens=job.output_tokens
+        ),
     }
 
 
-def pending_reason(job: Job, waits_for: UUID | None) -> str | None:
-    """Why a job is still pending."""
+def active_task(job: Job) -> ActiveTask:
+    """A job that has not ended."""
+    return ActiveTask(
+        task_id=str(job.id),
+        sandbox_id=job.sandbox_id,
+        cancelled=job.cancel_requested_at is not None,
+        status=JobStatus(job.status),
+        worker=job.lease_owner,
+        step=job.step_count,
+    )
+
+
+def step(row: Step) -> StepView:
+    """A step."""
+    return StepView.model_validate(row, from_attributes=True)
+
+
+def pending_reason(job: Job, ahead: Job | None) -> str | None:
+    """Why a job is still pending. Another caller's task is not named."""
     if job.status != JobStatus.PENDING:
         return None
-    if waits_for is not None:
-        return f"waiting for sandbox {job.sandbox_id}, which task {waits_for} uses or asked for first"
-    return "waiting for a worker"
+    if ahead is None:
+        return "waiting for a worker"
+    who = f"task {ahead.id}" if ahead.owner_id == job.owner_id else "another task"
+    return f"waiting for sandbox {job.sandbox_id}, which {who} uses or asked for first"
 
 
-def llm_context(job: Job, turns: list[Turn]) -> dict[str, Any]:
+def llm_context(job: Job, turns: list[Turn]) -> Context:
     """Roles and texts as the model sees them, without pictures."""
-    language = resolve_language(job.options["language"], job.instruction)
-    prompts = system_prompts(language, job.options["user_system_prompt"])
-    return {"messages": transcript(conversation(prompts, turns))}
+    options = _object(job.options)
+    language = resolve_language(options.get("language", "auto"), job.instruction)
+    prompts = system_prompts(language, options.get("user_system_prompt"))
+    return Context.model_validate({"messages": transcript(conversation(prompts, turns))})
 
 
 def _compatible(kind: str, payload: dict[str, Any]) -> tuple[str, str]:
@@ -97,8 +111,3 @@ def event(row: Event) -> dict[str, Any]:
         "message": message,
         **row.payload,
     }
-
-
-def pauses(row: Event) -> bool:
-    """Whether a `/run` stream ends here though the task goes on."""
-    return row.type == JobStatus.HUMAN_INTERVENTION

@@ -65,9 +65,13 @@ def _root(
 
 
 def _add(app: typer.Typer, entry: EntryPoint) -> None:
-    """Adds the command. One whose own package is not installed is left out."""
+    """Adds the command, or group of commands. One whose own package is not installed is left out."""
     try:
-        app.command(entry.name)(entry.load())
+        loaded = entry.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=entry.name)
+        else:
+            app.command(entry.name)(loaded)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing != entry.module.partition(".")[0]:

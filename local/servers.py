@@ -33,6 +33,7 @@ PASSING_TROUBLE = ("Address already in use", "pre-existing shared memory block")
 # Nothing of the user's: PGPORT and the like would change what the server does.
 SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 POSTGRES_SETTINGS = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "max_connections": "200"}
+POSTMASTER_PORT_LINE = 3  # of postmaster.pid, from 0
 # Without a care for a crash of the machine; what was committed survives that of the server all the same.
 POSTGRES_THROWAWAY = {"fsync": "off", "full_page_writes": "off"}
 
@@ -141,6 +142,17 @@ class Postgres(Server):
         self.stop_signal = signal.SIGQUIT if throwaway else signal.SIGINT
         self._software = PostgresSoftware()
         self._password = ""
+
+    @classmethod
+    def running(cls, folder: Path) -> str | None:
+        """The URL of the server that works in the folder, if one does."""
+        server = cls(folder)
+        with suppress(OSError, ValueError, IndexError):
+            lines = (server._data / "postmaster.pid").read_text().splitlines()
+            server.port = int(lines[POSTMASTER_PORT_LINE])
+            server._password = server._read_password()
+            return server.url if server._answers() else None
+        return None
 
     @property
     def url(self) -> str:

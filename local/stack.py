@@ -14,13 +14,18 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
+from pydantic import SecretStr
 
 from local.binaries import INSTALL
 from local.folders import Folder, keep_secret, remove_abandoned, temporary_folder
 from local.keepers import Keeper, Kept, Service
 from local.processes import Child, Program, answers_200, stop_all
 from local.servers import LOOPBACK, Postgres, Server, Valkey
+from shared import keys as api_keys
+from shared.db import Database
 from shared.errors import ConfigurationError
+from shared.secrets import without_user
+from shared.settings import StorageSettings, is_loopback
 
 READY_SECONDS = 60
 MIGRATION_SECONDS = 300
@@ -72,6 +77,7 @@ class Plan:
     model: str | None = None
     host: str = LOOPBACK
     port: int
+    keys_required: bool = False
     flower_port: int | None = None
     workers: int = 1
     concurrency: int = 16
@@ -182,6 +188,8 @@ class Stack:
         self._find_sandbox()
         self._find_model()
         self._run("migrations", "migrations", "upgrade").child.wait_done(MIGRATION_SECONDS)
+        if self.plan.keys_required and not is_loopback(self.plan.host):
+            self._require_a_key()
         self._start_services()
         self._keepers = [Keeper(kept, time.monotonic()) for kept in self._kept]
 
@@ -273,7 +281,7 @@ class Stack:
     def _start_database(self) -> None:
         url, kept = self.plan.storage.url, self.plan.storage.kept
         if url is not None:
-            self._say("Database", f"{_without_user(url)} (POSTGRES_CONNECTION_STRING)")
+            self._say("Database", f"{without_user(url)} (POSTGRES_CONNECTION_STRING)")
             return
         server = Postgres(self._path / "postgres", throwaway=kept is None, log=self.logs / "postgres.log")
         self._start_server(server, "POSTGRES_CONNECTION_STRING")
@@ -282,7 +290,7 @@ class Stack:
 
     def _start_redis(self) -> None:
         if self.plan.redis is not None:
-            self._say("Redis", f"{_without_user(self.plan.redis)} (REDIS_URL)")
+            self._say("Redis", f"{without_user(self.plan.redis)} (REDIS_URL)")
             return
         throwaway = self.plan.storage.kept is None
         server = Valkey(self._path / "valkey", throwaway=throwaway, log=self.logs / "valkey.log")
@@ -320,6 +328,15 @@ class Stack:
         stand_in.program = replace(program, argv=[*program.argv, f"--port={urlsplit(address).port}"])
         return address
 
+    def _require_a_key(self) -> None:
+        url = SecretStr(self._environment["POSTGRES_CONNECTION_STRING"])
+        db = Database.connect(StorageSettings(url=url), name="guiagent up")
+        try:
+            with db.transaction() as session:
+                api_keys.require_any(session)
+        finally:
+            db.close()
+
     def _start_services(self) -> None:
         for number in range(1, self.plan.workers + 1):
             self._workers.append(self._start_worker(f"worker{number}"))
@@ -337,9 +354,9 @@ class Stack:
         return self._run(name, "celery", "--app", "worker.app", "worker", *threads, *options)
 
     def _start_api(self) -> Service:
-        configuration = "python:api.gunicorn_conf"
-        bind = ("--bind", self.plan.address)
-        return self._run("api", "gunicorn", "--config", configuration, *bind, "api.wsgi:app")
+        # Not by --bind: whether the API asks for keys depends on where it listens.
+        self._environment.update(API_HOST=self.plan.host, API_PORT=str(self.plan.port))
+        return self._run("api", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app")
 
     def _start_flower(self, port: int) -> Service:
         # Never elsewhere, whatever --host says: it shows what goes on inside.
@@ -375,12 +392,6 @@ def authority(host: str, port: int) -> str:
 
 def _children(*groups: Iterable[Service]) -> list[Child]:
     return [service.child for group in groups for service in group]
-
-
-def _without_user(url: str) -> str:
-    """The URL as it may be shown: no user, no password, no parameters."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _child_defaults(environment: Environment) -> Environment:

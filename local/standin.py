@@ -18,7 +18,12 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 def arguments(program: str, description: str) -> argparse.ArgumentParser:
     """The options that every stand-in has."""
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description=description,
+        epilog="@FILE stands for the options in a file, one a line: keys that no process list is to show.",
+        fromfile_prefix_chars="@",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument(
@@ -91,8 +96,9 @@ def known_key(offered: str, keys: Iterable[str]) -> bool:
     return offered != "" and any(hmac.compare_digest(offered.encode(), key.encode()) for key in keys)
 
 
-def bearer() -> str:
-    return request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+def offered_key() -> str:
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+    return request.headers.get("x-api-key") or bearer
 
 
 def json_body() -> Any:
@@ -123,6 +129,9 @@ class Fault(BaseModel):
     status: int | None = Field(None, ge=400, le=599)
     retry_after: float | None = Field(None, ge=0, description="Seconds, sent along with the status.")
     text: str | None = Field(None, description="The model says exactly this.")
+    echo: bool = Field(
+        default=False, description="Repeat the key of the request, in the error and for {key} in the text."
+    )
     times: int = Field(1, ge=1)
 
     def fits(self, on: str, when: str, about: str) -> bool:
@@ -163,9 +172,11 @@ class Faults:
         pause(fault.delay)
         if fault.drop:
             drop_connection()
+        key = offered_key() if fault.echo else ""
         if fault.status is not None:
-            raise Refused(fault.status, "SIMULATED_FAULT", "a fault that a test asked for", fault.retry_after)
-        return fault.text
+            message = f"a fault that a test asked for {key}".rstrip()
+            raise Refused(fault.status, f"SIMULATED_FAULT{key}", message, fault.retry_after)
+        return fault.text and fault.text.replace("{key}", key)
 
     def _take(self, on: str, when: str, about: str) -> Fault | None:
         fault = next((fault for fault in self.queue if fault.fits(on, when, about)), None)

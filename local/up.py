@@ -1,7 +1,6 @@
 """`lybic-guiagent up`: what the user asks for, and what the user sees while it runs."""
 
 import errno
-import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -20,15 +19,16 @@ from local.processes import Child
 from local.servers import LOOPBACK
 from local.stack import Environment, Plan, Stopped, Storage, authority, running
 from shared.errors import ConfigurationError
-from shared.settings import Settings, StorageSettings
+from shared.settings import Settings, StorageSettings, is_loopback
 
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow")
 LYBIC_KEYS = frozenset({"api_key", "org_id"})
 LYBIC_ACCESS = LYBIC_KEYS | {"endpoint"}
 MODEL_ACCESS = frozenset({"api_key", "endpoint"})
+WITH_KEY = '-H "X-API-Key: $KEY" '
 FIRST_TRY = """\
   curl -N {url}/api/agent/run -H 'Content-Type: application/json' \\
-    -d '{{"instruction": "Open notepad and type Hello World"}}'
+    {key}-d '{{"instruction": "Open notepad and type Hello World"}}'
 
 Ctrl-C stops everything.
 """
@@ -36,8 +36,10 @@ Ctrl-C stops everything.
 
 def up(
     *,
-    host: Annotated[str, typer.Option(help="Address of the API.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = 5000,
+    host: Annotated[str, typer.Option(envvar="API_HOST", help="Address of the API.")] = LOOPBACK,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar="API_PORT", help="Port of the API; 0 takes a free one.")
+    ] = 5000,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="Tasks at once in each of them.")] = 16,
     state_dir: Annotated[Path | None, typer.Option(help="Folder that keeps the database.")] = None,
@@ -66,16 +68,28 @@ def up(
         model=settings.model.endpoint if _names(settings.model, MODEL_ACCESS) else None,
         host=host,
         port=take_port(host, port, "--port"),
+        keys_required=settings.api.model_copy(update={"host": host}).keys_required,
         flower_port=None if no_flower else take_port(LOOPBACK, flower_port, "--flower-port"),
         workers=workers,
         concurrency=concurrency,
     )
+    refuse_keys_without_a_place(plan)
     screen = Screen()
     for caution in cautions(plan, settings, state_dir):
         screen.warn(caution)
     with suppress(Stopped), running(plan, screen.say) as stack:
         screen.ready(plan, stack.logs)
         stack.watch(Follower(stack.services).show)
+
+
+def refuse_keys_without_a_place(plan: Plan) -> None:
+    """Raises `ConfigurationError` if requests need keys, which a throw-away database can't know."""
+    if plan.keys_required and plan.storage == Storage():
+        raise ConfigurationError(
+            f"The API at {plan.address} asks for API keys, and a throw-away database has none. Keep it with "
+            "--state-dir DIR and make a key with `lybic-guiagent keys create NAME --state-dir DIR`; or bind "
+            f"to {LOOPBACK}; or, behind a proxy that checks callers, set API_KEYS=off."
+        )
 
 
 def user_environment() -> Environment:
@@ -136,8 +150,8 @@ def cautions(plan: Plan, settings: Settings, state_dir: Path | None) -> Iterator
         yield "LYBIC_API_KEY and LYBIC_ORG_ID are not both set: every request must bring its own."
     if plan.model is not None and settings.model.api_key is None:
         yield "ARK_API_KEY is not set: every request must bring its own."
-    if not _is_loopback(plan.host):
-        yield f"Whoever reaches {plan.address} can run tasks: the API asks for no key yet."
+    if not is_loopback(plan.host) and not plan.keys_required:
+        yield f"Whoever reaches {plan.address} can run tasks: API_KEYS is off."
 
 
 def take_port(host: str, port: int, option: str) -> int:
@@ -203,15 +217,9 @@ class Screen:
             self.say("Flower", f"http://{LOOPBACK}:{plan.flower_port}")
         self.say("API", plan.url)
         self._console.print(Text("\nReady.", style="bold green"), "Try:\n")
-        self._console.print(Text(FIRST_TRY.format(url=plan.url)))
+        self._console.print(Text(FIRST_TRY.format(url=plan.url, key=WITH_KEY if plan.keys_required else "")))
 
 
 def _names(group: BaseModel, fields: frozenset[str]) -> bool:
     """Whether the user set any of the fields."""
     return bool(group.model_fields_set & fields)
-
-
-def _is_loopback(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -5,8 +5,13 @@ GuiAgentError
 ├── InvalidRequest            the client sent something unusable
 │   ├── MissingCredentials
 │   └── EndpointNotAllowed
+├── Unauthenticated           no API key, or an unknown one
+├── Forbidden                 the caller is known, or a web page, and may not
 ├── JobNotFound
 ├── JobConflict               the job's state forbids the request
+│   └── IdempotencyConflict   the same Idempotency-Key came with another request
+├── TooManyRequests           the API key's rate is used up
+│   └── TooManyActiveJobs
 ├── StorageUnavailable        PostgreSQL does not answer
 ├── LeaseLost                 another run owns the job, or may by now
 ├── CredentialsRejected       the sandbox or the model refused the key
@@ -77,6 +82,18 @@ class EndpointNotAllowed(InvalidRequest):
     code = "endpoint_not_allowed"
 
 
+class Unauthenticated(GuiAgentError):
+    """The request carries no API key, or one that is not known."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(GuiAgentError):
+    """The key was revoked, or the request comes from a web page that may not call."""
+
+    code = "forbidden"
+
+
 class JobNotFound(GuiAgentError):
     """There is no such job, or it is not the caller's."""
 
@@ -87,6 +104,30 @@ class JobConflict(GuiAgentError):
     """The job's state forbids what was asked."""
 
     code = "task_conflict"
+
+
+class IdempotencyConflict(JobConflict):
+    """The Idempotency-Key was used before, for another request."""
+
+    code = "idempotency_conflict"
+
+
+class TooManyRequests(GuiAgentError):
+    """The caller asks more often than its key may."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: int, **details: object) -> None:
+        super().__init__(message, **details)
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class TooManyActiveJobs(TooManyRequests):
+    """The caller has as many jobs under way as its key may."""
+
+    code = "too_many_active_tasks"
 
 
 class StorageUnavailable(GuiAgentError):

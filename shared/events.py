@@ -1,6 +1,6 @@
 """A job's events: what there is to tell, and the rows that tell it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -66,6 +66,16 @@ def error(code: str, message: str) -> NewEvent:
 
 
 TERMINAL = frozenset({"finished", "error", "cancelled"})
+
+
+def tell(session: Session, numbers: Mapping[UUID, int], event: NewEvent) -> None:
+    """Writes the same event for several jobs, each with the number that it has in that job."""
+    rows = [
+        {"job_id": job_id, "seq": seq, "type": event.type, "payload": event.payload}
+        for job_id, seq in numbers.items()
+    ]
+    if rows:
+        session.execute(insert(Event).values(created_at=func.clock_timestamp()), rows)
 
 
 def append(session: Session, job_id: UUID, last: int, events: Sequence[NewEvent]) -> None:

@@ -6,7 +6,7 @@ run raises `LeaseLost` and stops. And the job's row is locked before its events 
 order of commits is the order of numbers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,17 +19,17 @@ from sqlalchemy import (
     and_,
     case,
     func,
-    insert,
     or_,
     select,
     true,
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from shared import events
-from shared.errors import JobNotFound, LeaseLost
+from shared.errors import IdempotencyConflict, JobConflict, JobNotFound, LeaseLost
 from shared.events import NewEvent
 from shared.models import Event, Job, Step
 from shared.schemas import NewJob, Usage, sandbox_key
@@ -60,38 +60,84 @@ def _asked() -> Function[Any]:
 # --- submitting and reading ---------------------------------------------------------------------------
 
 
-def submit(session: Session, new: NewJob, sealed_credentials: bytes) -> UUID:
-    """Makes a request durable: the job as `pending`, and its first event."""
-    job_id = uuid4()
-    session.execute(
-        insert(Job).values(
-            id=job_id,
-            instruction=new.instruction,
-            options=new.options.model_dump(mode="json"),
-            meta=new.metadata,
-            credentials=sealed_credentials,
-            parent_id=new.parent_id,
-            priority=new.priority,
-            sandbox_id=new.sandbox_id,
-            sandbox_key=sandbox_key(new.credentials.lybic, new.sandbox_id) if new.sandbox_id else None,
-            event_count=1,
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job that is durable now; `new` unless the same request had made it so before."""
+
+    job_id: UUID
+    new: bool
+
+
+def submit(session: Session, wanted: Sequence[tuple[NewJob, bytes]]) -> list[Submitted]:
+    """Makes requests durable, all or none: each job as `pending`, and its first event.
+
+    Each comes with its encrypted credentials. Raises `IdempotencyConflict`.
+    """
+    ids = sorted(uuid4() for _ in wanted)  # jobs of one moment stay in order
+    rows = [_row(job_id, new, sealed) for job_id, (new, sealed) in zip(ids, wanted, strict=True)]
+    inserted = set(
+        session.scalars(
+            insert(Job)
+            .on_conflict_do_nothing(
+                index_elements=[Job.owner_id, Job.idempotency_key],
+                index_where=Job.idempotency_key.is_not(None),
+            )
+            .returning(Job.id),
+            rows,
         )
     )
-    events.append(session, job_id, 1, [events.status(JobStatus.PENDING)])
+    events.tell(session, dict.fromkeys(inserted, 1), events.status(JobStatus.PENDING))
+    return [
+        Submitted(job_id, new=True) if job_id in inserted else Submitted(_earlier(session, new), new=False)
+        for job_id, (new, _) in zip(ids, wanted, strict=True)
+    ]
+
+
+def _row(job_id: UUID, new: NewJob, sealed_credentials: bytes) -> dict[str, Any]:
+    named, idempotency = new.sandbox_id, new.idempotency
+    return {
+        "id": job_id,
+        "owner_id": new.owner_id,
+        "idempotency_key": idempotency.key if idempotency else None,
+        "request_digest": idempotency.digest if idempotency else None,
+        "instruction": new.instruction,
+        "options": new.options.model_dump(mode="json"),
+        "meta": new.metadata,
+        "credentials": sealed_credentials,
+        "parent_id": new.parent_id,
+        "priority": new.priority,
+        "sandbox_id": named,
+        "sandbox_key": sandbox_key(new.credentials.lybic, named) if named else None,
+        "event_count": 1,
+    }
+
+
+def _earlier(session: Session, new: NewJob) -> UUID:
+    """The job that the same request made before."""
+    assert new.idempotency is not None  # noqa: S101 - only such rows conflict
+    found = session.execute(
+        select(Job.id, Job.request_digest).where(
+            Job.owner_id.is_not_distinct_from(new.owner_id), Job.idempotency_key == new.idempotency.key
+        )
+    ).one()
+    if found.request_digest != new.idempotency.digest:
+        raise IdempotencyConflict("this Idempotency-Key was used for another request")
+    job_id: UUID = found.id
     return job_id
 
 
-def get(session: Session, job_id: UUID) -> Job:
-    """The job. Raises `JobNotFound`."""
-    job = session.get(Job, job_id)
-    if job is None:
+def get(session: Session, job_id: UUID, *, owner: UUID | None = None, lock: bool = False) -> Job:
+    """The job. Raises `JobNotFound`, also if it is not the owner's; without an owner anybody's is found."""
+    job = session.get(Job, job_id, with_for_update=lock)
+    if job is None or (owner is not None and job.owner_id != owner):
         raise JobNotFound(f"there is no task {job_id}")
     return job
 
 
-def steps(session: Session, job_id: UUID) -> Sequence[Step]:
-    """All steps of a job, in order."""
-    return session.scalars(select(Step).where(Step.job_id == job_id).order_by(Step.number)).all()
+def steps(session: Session, job_id: UUID, *, after: int = 0, limit: int | None = None) -> Sequence[Step]:
+    """The job's steps with numbers above `after`, in order; all, or at most `limit`."""
+    wanted = select(Step).where(Step.job_id == job_id, Step.number > after)
+    return session.scalars(wanted.order_by(Step.number).limit(limit)).all()
 
 
 def is_over(session: Session, job_id: UUID, after: int) -> bool:
@@ -103,12 +149,10 @@ def is_over(session: Session, job_id: UUID, after: int) -> bool:
     )
 
 
-def queue_position(session: Session, job: Job) -> int | None:
-    """How many jobs are ahead of a pending one, itself included; None for any other."""
-    if job.status != JobStatus.PENDING:
-        return None
-    ahead = and_(Job.status == JobStatus.PENDING, Job.finished_at.is_(None), Job.created_at < job.created_at)
-    return 1 + (session.scalar(select(func.count()).where(ahead)) or 0)
+def event_counts(session: Session, job_ids: Collection[UUID]) -> dict[UUID, int]:
+    """How many events each of the jobs has."""
+    counted = session.execute(select(Job.id, Job.event_count).where(Job.id.in_(job_ids)))
+    return {row.id: row.event_count for row in counted}
 
 
 LONGEST_CHAIN = 50
@@ -216,12 +260,13 @@ def _interrupt(session: Session, job_id: UUID) -> None:
     )
 
 
-def waits_for(session: Session, job: Job) -> UUID | None:
+def waits_for(session: Session, job: Job) -> Job | None:
     """The job that a pending one waits for, since both want the same sandbox."""
     if job.status != JobStatus.PENDING or job.sandbox_key is None:
         return None
     ahead = _ahead_at_sandbox().scalar_subquery()
-    return session.scalar(select(ahead).select_from(Job).where(Job.id == job.id))
+    found = session.scalar(select(ahead).select_from(Job).where(Job.id == job.id))
+    return session.get(Job, found) if found else None
 
 
 def runs(session: Session, job_id: UUID) -> list[str]:
@@ -402,8 +447,11 @@ def fail(session: Session, lease: Lease, code: str, message: str) -> None:
 
 
 def call_human(session: Session, lease: Lease, content: str) -> None:
-    """The model asks for a human: the run ends, the job waits."""
-    _end_run(session, lease, events.human_intervention(content), JobStatus.HUMAN_INTERVENTION)
+    """The model asks for a human: the run ends, the job waits; unless somebody asked to cancel it by now."""
+    asked = select(Job.cancel_requested_at).where(Job.id == lease.job_id).with_for_update()
+    if session.scalar(asked) is not None:  # nobody would look for that again while the job waits
+        return cancel(session, lease)
+    return _end_run(session, lease, events.human_intervention(content), JobStatus.HUMAN_INTERVENTION)
 
 
 def give_back(session: Session, lease: Lease) -> None:
@@ -416,25 +464,67 @@ def cancel(session: Session, lease: Lease) -> None:
     _end_run(session, lease, events.cancelled(), JobStatus.CANCELLED)
 
 
-def request_cancel(session: Session, job_id: UUID) -> Job:
-    """Asks for the end of a job. Nobody acts on a job that is not running: such a one ends here and now.
-
-    A running one is told by `cancel_requested_at`; an ended one stays as it is. Raises `JobNotFound`.
-    """
-    job = session.get(Job, job_id, with_for_update=True)
-    if job is None:
-        raise JobNotFound(f"there is no task {job_id}")
-    if job.status == JobStatus.RUNNING:
-        job.cancel_requested_at = job.cancel_requested_at or session.scalar(select(_now()))
-    elif not JobStatus(job.status).terminal:
-        for column, value in _ending(JobStatus.CANCELLED, cancel_requested_at=_now()).items():
-            setattr(job, column, value)
-        job.event_count += 1
-        session.flush()
-        events.append(session, job_id, job.event_count, [events.cancelled()])
+def request_cancel(session: Session, job_id: UUID, *, owner: UUID | None = None) -> Job:
+    """Asks for the end of a job; see `request_cancel_all`. Raises `JobNotFound`."""
+    job = get(session, job_id, owner=owner)
+    _request_cancel(session, Job.id == job_id)
+    session.refresh(job)
     return job
 
 
-def active_ids(session: Session) -> Sequence[UUID]:
-    """Every job that has not ended, oldest first."""
-    return session.scalars(select(Job.id).where(Job.finished_at.is_(None)).order_by(Job.created_at)).all()
+def request_cancel_all(session: Session, *, owner: UUID | None = None) -> Sequence[Job]:
+    """Asks for the end of every job of an owner that has not ended, without one of everybody's.
+
+    Nobody acts on a job that is not running: such a one ends here and now. A running one is told by
+    `cancel_requested_at`. Returns them as they are then.
+    """
+    return _request_cancel(session, true() if owner is None else Job.owner_id == owner)
+
+
+def _request_cancel(session: Session, whose: ColumnElement[bool]) -> Sequence[Job]:
+    # Both statements say which jobs in the same way; the locks of the first keep them as they are.
+    marked = session.scalars(
+        update(Job)
+        .where(Job.finished_at.is_(None), whose)
+        .values(cancel_requested_at=func.coalesce(Job.cancel_requested_at, _now()))
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    ).all()
+    ended = session.scalars(
+        update(Job)
+        .where(Job.finished_at.is_(None), whose, Job.cancel_requested_at.is_not(None))
+        .where(Job.status != JobStatus.RUNNING)
+        .values(event_count=Job.event_count + 1, updated_at=_now(), **_ending(JobStatus.CANCELLED))
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    ).all()
+    events.tell(session, {job.id: job.event_count for job in ended}, events.cancelled())
+    return marked
+
+
+RESUMED = "The user has helped. Look at the screen and go on."
+
+
+def resume(session: Session, job_id: UUID, message: str | None, *, owner: UUID | None = None) -> Job:
+    """Lets a job that waits for a human go on, in its sandbox, as its turn comes.
+
+    The message is what the model is told of its call. Raises `JobNotFound`, and `JobConflict` in any other
+    state.
+    """
+    job = get(session, job_id, owner=owner, lock=True)
+    if job.status != JobStatus.HUMAN_INTERVENTION:
+        raise JobConflict(f"task {job_id} is {job.status}: only one in human_intervention can be resumed")
+    session.execute(
+        update(Step)
+        .where(Step.job_id == job_id, Step.number == job.step_count)
+        .values(feedback=message or RESUMED)
+    )
+    job.status = JobStatus.PENDING
+    job.paused = Job.paused + (_now() - Job.updated_at)
+    job.updated_at = _now()
+    job.event_count += 1
+    session.flush()
+    session.refresh(job)  # what the database's clock said
+    resumed = events.status(JobStatus.PENDING, resumed=True, content=message)
+    events.append(session, job_id, job.event_count, [resumed])
+    return job

@@ -1,6 +1,6 @@
 """The tables. A job has steps and events; all three are written by `shared.jobs` and `shared.events` only."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +33,7 @@ class Base(DeclarativeBase):
             "ck": "ck_%(table_name)s_%(constraint_name)s",
             "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
             "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         }
     )
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a class attribute
@@ -46,6 +47,30 @@ class Base(DeclarativeBase):
 
 def _one_of(column: str, values: type[JobStatus] | type[StepStatus]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+class ApiKey(Base):
+    """A caller of the API. The key itself is not here: it is shown once, when it is made."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        Index("ix_api_keys_name", "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    hint: Mapped[str]
+    """The key's first characters, for people to tell keys apart."""
+    digest: Mapped[bytes] = mapped_column(unique=True)
+    """SHA-256 of the key: its 256 random bits need no salt and no slow hash."""
+    rate_limit: Mapped[str | None]
+    """Such as 100/second; None: the settings'."""
+    max_active_tasks: Mapped[int | None]
+    """None: the settings'."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    used_at: Mapped[datetime | None]
+    """To the minute."""
+    revoked_at: Mapped[datetime | None]
 
 
 class Job(Base):
@@ -71,9 +96,34 @@ class Job(Base):
             postgresql_where=text("status IN ('running', 'human_intervention')"),
         ),
         Index("ix_jobs_wanted_sandbox", "sandbox_key", postgresql_where=text("status = 'pending'")),
+        Index("ix_jobs_owner", "owner_id", "created_at", "id", postgresql_where=text("owner_id IS NOT NULL")),
+        Index(
+            "ix_jobs_owner_active",
+            "owner_id",
+            postgresql_where=text("owner_id IS NOT NULL AND finished_at IS NULL"),
+        ),
+        Index(
+            "ix_jobs_metadata",
+            "metadata",
+            postgresql_using="gin",
+            postgresql_ops={"metadata": "jsonb_path_ops"},
+        ),
+        Index(
+            "ix_jobs_idempotency",
+            "owner_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_nulls_not_distinct=True,  # callers without a key share one namespace
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner_id: Mapped[UUID | None] = mapped_column(ForeignKey("api_keys.id"))
+    """The API key that it was submitted with; None where none was asked for."""
+    idempotency_key: Mapped[str | None]
+    request_digest: Mapped[bytes | None]
+    """SHA-256 of the request that came with the idempotency key, secrets left out."""
     instruction: Mapped[str]
     options: Mapped[JSON] = mapped_column(server_default="{}")
     """`shared.schemas.JobOptions` as JSON."""
@@ -115,6 +165,8 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
+    paused: Mapped[timedelta] = mapped_column(server_default="0")
+    """How long it waited for humans; that does not count towards its time limit."""
 
 
 class Step(Base):

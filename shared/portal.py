@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 import httpx
@@ -61,7 +62,11 @@ class Portal:
     @staticmethod
     async def _make_client() -> httpx.AsyncClient:
         hooks: dict[str, list[Callable[..., Any]]] = {"request": [_trace]}
-        return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT, follow_redirects=False, event_hooks=hooks)
+        # All jobs share it: what one organisation's answer sets would go along with another's request.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        return httpx.AsyncClient(
+            limits=LIMITS, timeout=TIMEOUT, follow_redirects=False, cookies=no_cookies, event_hooks=hooks
+        )
 
     def start(self, call: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> Future[T]:
         """Begins a call; cancelling the future abandons it."""

@@ -31,6 +31,7 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 HELD = {"wait", "keyboard:hotkey", "touch:longPress"}
 """Actions whose `duration`, in milliseconds, the sandbox lets pass before it answers."""
 LONGEST_MESSAGE = 500
+LONGEST_NAME = 200
 
 
 class SandboxService:
@@ -56,7 +57,7 @@ class SandboxService:
         request = CreateSandboxDto(name=name, shape=shape, maxLifeSeconds=life_seconds, projectId=project_id)
         try:
             async with self._translated(effect=True):
-                return _info(await self._sdk.sandbox.create(request))
+                return self._info(await self._sdk.sandbox.create(request))
         except SandboxLost as error:  # a 404 here is the project's or the shape's
             raise SandboxError(error.message, **error.details) from None
 
@@ -64,7 +65,7 @@ class SandboxService:
         """What Lybic knows of the sandbox."""
         async with self._translated():
             found = await self._sdk.sandbox.get(_escaped(sandbox_id))
-        return _info(found.sandbox)
+        return self._info(found.sandbox)
 
     async def status(self, sandbox_id: str) -> str:
         """`PENDING`, `RUNNING`, `STOPPED` or `ERROR`."""
@@ -101,7 +102,7 @@ class SandboxService:
                 yield
         except NOT_SENT as error:
             raise SandboxUnavailable(f"Lybic is out of reach ({type(error).__name__})") from None
-        except (httpx.RequestError, TimeoutError, ValueError) as error:
+        except (httpx.RequestError, TimeoutError, ValueError, LookupError, TypeError) as error:
             raise _lost_answer(f"Lybic's answer was lost ({type(error).__name__})", effect=effect) from None
         except httpx.HTTPStatusError as error:
             raise self._refusal(error.response.status_code, "", None, effect=effect) from None
@@ -109,9 +110,25 @@ class SandboxService:
             code = error.code if isinstance(error, LybicAPIError) else None
             raise self._refusal(error.status_code or 500, error.message, code, effect=effect) from None
 
+    def _info(self, sandbox: Sandbox) -> SandboxInfo:
+        shape = sandbox.shape
+        named = sandbox.shapeName or (shape.name if shape else None)
+        return SandboxInfo(
+            sandbox_id=self._kept(sandbox.id, LONGEST_NAME),
+            shape=named and self._kept(named, LONGEST_NAME),
+            os=shape.os if shape else None,
+            virtualization=shape.virtualization if shape else None,
+            architecture=shape.architecture if shape else None,
+            hardware_accelerated_encoding=shape.hardwareAcceleratedEncoding if shape else None,
+        )
+
+    def _kept(self, said: object, longest: int) -> str:
+        """What may be kept of Lybic's words: it was told the key, and might repeat it."""
+        return clean(redact(str(said), [self._secret]), longest)
+
     def _refusal(self, status: int, message: str, code: str | None, *, effect: bool) -> Exception:
-        said = clean(redact(str(message), [self._secret]), LONGEST_MESSAGE)
-        details = {"sandbox_code": code, "sandbox_status": status}
+        said = self._kept(message, LONGEST_MESSAGE)
+        details = {"sandbox_code": code and self._kept(code, LONGEST_NAME), "sandbox_status": status}
         if status in {401, 403}:
             return CredentialsRejected("Lybic refused the API key", **details)
         if status in {404, 410}:
@@ -130,18 +147,6 @@ def _lost_answer(message: str, *, effect: bool, **details: object) -> SandboxErr
 def _escaped(sandbox_id: str) -> str:
     # A dot segment survives quoting, and httpx would resolve it.
     return quote(sandbox_id, safe="").replace(".", "%2E")
-
-
-def _info(sandbox: Sandbox) -> SandboxInfo:
-    shape = sandbox.shape
-    return SandboxInfo(
-        sandbox_id=sandbox.id,
-        shape=sandbox.shapeName or (shape.name if shape else None),
-        os=shape.os if shape else None,
-        virtualization=shape.virtualization if shape else None,
-        architecture=shape.architecture if shape else None,
-        hardware_accelerated_encoding=shape.hardwareAcceleratedEncoding if shape else None,
-    )
 
 
 @cache

@@ -16,7 +16,8 @@ Url = Annotated[str, AfterValidator(normal_url)]
 class Frozen(BaseModel):
     """A value: it does not change after it was made."""
 
-    model_config = ConfigDict(frozen=True)
+    # Without its input an error tells no secrets, such as those of credentials that another version sealed.
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
 class LybicCredentials(Frozen):
@@ -47,9 +48,18 @@ class JobOptions(Frozen):
     keep_sandbox: bool
 
 
+class Idempotency(Frozen):
+    """Makes a request that is sent again one and the same: the caller's key, and a digest of the request."""
+
+    key: str
+    digest: bytes
+
+
 class NewJob(Frozen):
     """A validated request, ready to be made durable."""
 
+    owner_id: UUID | None = None
+    idempotency: Idempotency | None = None
     instruction: str
     options: JobOptions
     credentials: Credentials

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
@@ -59,3 +60,9 @@ def redact(text: str, secrets: Iterable[SecretStr | None]) -> str:
 def clean(text: str, longest: int) -> str:
     """The text as PostgreSQL and JSON can hold it: no NUL, no lone surrogate, not too long."""
     return text[:longest].replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def without_user(url: str) -> str:
+    """The URL as it may be shown: no user, no password, no parameters."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -4,7 +4,9 @@ Built once at the doors (`api.wsgi`, `worker.app`, `migrations`, `local`) and pa
 the environment. The names of the original server's manual keep working. An empty variable counts as unset.
 """
 
+from contextlib import suppress
 from functools import cached_property
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
@@ -18,6 +20,7 @@ def _split(value: object) -> object:
     return value
 
 
+RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 SecretsCommaSeparated = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 
@@ -44,6 +47,64 @@ class LogSettings(_Group):
     )
 
 
+class ApiSettings(_Group):
+    """How the API is reached, and by whom."""
+
+    host: str = Field("127.0.0.1", validation_alias="API_HOST", description="Address that the API binds to.")
+    port: int = Field(5000, ge=0, le=65535, validation_alias="API_PORT", description="Port of the API.")
+    keys: Literal["auto", "required", "off"] = Field(
+        "auto",
+        validation_alias="API_KEYS",
+        description="Whether requests need an API key (`lybic-guiagent keys create NAME`). `auto`: required "
+        "unless API_HOST is a loopback address. `off` elsewhere only behind a proxy that checks callers.",
+    )
+    rate_limit: str = Field(
+        "1200/minute",
+        pattern=RATE,
+        validation_alias="API_RATE_LIMIT",
+        description="Most requests per API key, such as 100/second or 1200/minute; a key may have its own.",
+    )
+    max_active_tasks: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="API_MAX_ACTIVE_TASKS",
+        description="Most tasks of one API key that have not ended; a key may have its own.",
+    )
+    cors_origins: CommaSeparated = Field(
+        (),
+        validation_alias="API_CORS_ORIGINS",
+        description="Origins whose web pages may call the API, such as https://app.example.com, or *.",
+    )
+    trusted_hosts: CommaSeparated = Field(
+        (),
+        validation_alias="API_TRUSTED_HOSTS",
+        description="Host names that requests may be addressed to; a leading dot stands for all below. "
+        "Unset: any, but only names of this machine where neither keys nor a network address are in use.",
+    )
+    keep_alive_seconds: float = Field(
+        15,
+        gt=0,
+        validation_alias="SSE_KEEP_ALIVE_SECONDS",
+        description="How often an event stream without news says that it is still there.",
+    )
+    send_seconds: float = Field(
+        30,
+        gt=0,
+        validation_alias="SSE_SEND_SECONDS",
+        description="A client that reads nothing for so long is cut off; it may come back and go on.",
+    )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine reaches the API."""
+        return is_loopback(self.host)
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether requests need an API key."""
+        return self.keys == "required" or (self.keys == "auto" and not self.on_loopback)
+
+
 class LybicSettings(_Group):
     """The sandbox service. Credentials in a request win over these."""
 
@@ -62,6 +123,12 @@ class LybicSettings(_Group):
         (),
         validation_alias="LYBIC_ALLOWED_ENDPOINTS",
         description="Further base URLs that a request may name in authentication.api_endpoint.",
+    )
+    screenshot_hosts: CommaSeparated = Field(
+        (),
+        validation_alias="SCREENSHOT_ALLOWED_HOSTS",
+        description="Further hosts that screenshots may be fetched from, such as pictures.example.com; a "
+        "leading dot stands for all below. Hosts of the Lybic endpoints always may.",
     )
     shape: str = Field(
         "beijing-2c-4g-cpu",
@@ -220,6 +287,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True)
 
     log: LogSettings = Field(default_factory=LogSettings)
+    api: ApiSettings = Field(default_factory=ApiSettings)
     lybic: LybicSettings = Field(default_factory=LybicSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
@@ -236,6 +304,13 @@ class Settings(BaseSettings):
     def model_endpoints(self) -> frozenset[str]:
         """The base URLs of models that a request may name."""
         return frozenset(map(normal_url, (self.model.endpoint, *self.model.allowed_endpoints)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from its own machine only."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def normal_url(url: str) -> str:

@@ -1,15 +1,17 @@
 """Real servers for the tests: one PostgreSQL and one Valkey per test process, a cloned database per test."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import psycopg
 import pytest
 from alembic import command
 from cryptography.fernet import Fernet
+from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 
 from local.servers import Postgres, Valkey
@@ -29,7 +31,9 @@ from shared.settings import (
 T = TypeVar("T")
 
 TEMPLATE = "template_guiagent"
-_numbers = itertools.count(1)
+
+hypothesis_settings.register_profile("unhurried", deadline=None)  # the processes share few cores
+hypothesis_settings.load_profile("unhurried")
 
 
 def wait_until(condition: Callable[[], T], seconds: float = 20) -> T:
@@ -60,20 +64,18 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
         yield server
 
 
-@pytest.fixture
-def database_url(postgres: Postgres) -> Iterator[str]:
-    """The URL of an empty, migrated database of this test's own."""
-    name = f"test_{next(_numbers)}"
+@contextmanager
+def new_database(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty, migrated database."""
+    name = f"test_{uuid4().hex}"
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
         yield postgres.url_of(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def settings(database_url: str, valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings for this test's database; Lybic and the model are where nobody listens."""
-    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+def settings_for(database_url: str, valkey: Valkey) -> Settings:
+    """Settings for a database; Lybic and the model are where nobody listens."""
     return Settings(
         storage=StorageSettings(
             url=SecretStr(database_url), credentials_keys=(SecretStr(Fernet.generate_key().decode()),)
@@ -85,6 +87,20 @@ def settings(database_url: str, valkey: Valkey, tmp_path: Path, monkeypatch: pyt
         model=ModelSettings(api_key=SecretStr("ark-secret-key"), endpoint="http://127.0.0.1:9/v1"),
         agent=AgentSettings(settle_seconds=0),
     )
+
+
+@pytest.fixture
+def database_url(postgres: Postgres) -> Iterator[str]:
+    """A database of this test's own."""
+    with new_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(database_url: str, valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings for this test's database."""
+    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+    return settings_for(database_url, valkey)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
+import httpx
 import openai
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
@@ -17,7 +18,7 @@ from shared.secrets import clean, redact
 from shared.settings import ModelSettings
 from worker.protocols import Answer
 from worker.retries import retrying
-from worker.screenshots import ScreenshotFetcher, is_local
+from worker.screenshots import AllowedHosts, ScreenshotFetcher, checked, is_local
 from worker.stop import Stop
 
 LONGEST_ANSWER = 100_000
@@ -37,6 +38,7 @@ class OpenAIModel:
         *,
         portal: Portal,
         stop: Stop,
+        screenshot_hosts: AllowedHosts,
     ) -> None:
         self._key = key
         self._name = options.model_name
@@ -50,8 +52,8 @@ class OpenAIModel:
             timeout=settings.timeout_seconds,
             max_retries=0,
         )
-        self._screenshots = ScreenshotFetcher(portal.http)
-        self._local = is_local(options.model_base_url)
+        self._screenshots = ScreenshotFetcher(portal.http, screenshot_hosts)
+        self._local = is_local(httpx.URL(options.model_base_url))
         # Doubao thinks aloud by default, which only costs time here; others refuse the field.
         self._extra = {"thinking": {"type": "disabled"}} if "doubao" in self._name.lower() else None
 
@@ -62,11 +64,15 @@ class OpenAIModel:
         elapsed = round((time.monotonic() - began) * 1000)
         message = completion.choices[0].message
         return Answer(
-            text=clean(message.content or "", LONGEST_ANSWER),
+            text=self._kept(message.content, LONGEST_ANSWER),
             usage=_usage(completion),
             milliseconds=elapsed,
-            reasoning=clean(getattr(message, "reasoning_content", None) or "", LONGEST_ANSWER),
+            reasoning=self._kept(getattr(message, "reasoning_content", None), LONGEST_ANSWER),
         )
+
+    def _kept(self, said: object, longest: int) -> str:
+        """What may be kept of the endpoint's words: it was told the key, and might repeat it."""
+        return clean(redact(said, [self._key]), longest) if isinstance(said, str) else ""
 
     async def _ask(self, messages: Sequence[Message]) -> ChatCompletion:
         rendered = [await self._rendered(message, newest=message is messages[-1]) for message in messages]
@@ -84,10 +90,10 @@ class OpenAIModel:
         return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
 
     async def _image(self, url: str) -> str:
-        how = self._settings.image
-        if how == "url" or (how == "auto" and not self._local and not is_local(url)):
+        how, address = self._settings.image, checked(url)
+        if how == "url" or (how == "auto" and not self._local and not is_local(address)):
             return url
-        return await retrying(lambda: self._screenshots.data_url(url))
+        return await retrying(lambda: self._screenshots.data_url(address))
 
     async def _complete(self, messages: list[ChatCompletionMessageParam]) -> ChatCompletion:
         try:
@@ -114,7 +120,7 @@ class OpenAIModel:
             return ModelUnavailable("the model's endpoint is out of reach")
         if not isinstance(error, openai.APIStatusError):
             return ModelUnavailable(f"the model's answer can't be read ({type(error).__name__})")
-        said = clean(redact(error.message, [self._key]), LONGEST_MESSAGE)
+        said = self._kept(error.message, LONGEST_MESSAGE)
         message = f"the model's endpoint answered {error.status_code}: {said}"
         if error.status_code in {408, 409, 429} or error.status_code >= 500:
             return ModelUnavailable(message, retry_after=_retry_after(error))

@@ -30,6 +30,7 @@ from worker.model import OpenAIModel
 from worker.protocols import Observation
 from worker.recorder import JobRecorder, persist
 from worker.sandbox import LybicSandbox, provide
+from worker.screenshots import AllowedHosts
 from worker.stop import Reason, Stop, Stopped
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Claimed:
 
 
 class Runner:
-    """Runs jobs, in as many threads as call it."""
+    """Runs jobs, in as many threads as call it. Raises `ConfigurationError` when made."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Runner:
         self._portal = portal
         self._keeper = keeper
         self._name = name
+        self._screenshot_hosts = AllowedHosts(settings.lybic_endpoints, settings.lybic.screenshot_hosts)
 
     def claim(self, job_id: UUID) -> Claimed | None:
         """Takes the job for a new run, if it is free. Raises `StorageUnavailable`."""
@@ -139,9 +141,20 @@ class Runner:
         agent = self._settings.agent
         loop = StepLoop(
             model=OpenAIModel(
-                credentials.model_key, options, self._settings.model, portal=self._portal, stop=stop
+                credentials.model_key,
+                options,
+                self._settings.model,
+                portal=self._portal,
+                stop=stop,
+                screenshot_hosts=self._screenshot_hosts,
             ),
-            sandbox=LybicSandbox(service, sandbox.sandbox_id, portal=self._portal, stop=stop),
+            sandbox=LybicSandbox(
+                service,
+                sandbox.sandbox_id,
+                portal=self._portal,
+                stop=stop,
+                secret=credentials.lybic.api_key,
+            ),
             recorder=self._recorder(job, options, lease, stop),
             parse=lambda text, seen: _parse(text, seen, options),
             stop=stop,
@@ -219,11 +232,11 @@ def _write_end(session: Session, lease: Lease, outcome: Outcome | Reason) -> Non
 
 
 def _seconds_left(job: Job) -> float | None:
-    """How much of the job's own time is left, by the database's clock at the claim."""
+    """How much of the job's own time is left, by the database's clock at the claim; humans take their own."""
     limit = job.options.get("timeout_seconds")
     if limit is None or job.started_at is None:
         return None
-    return float(limit) - (job.updated_at - job.started_at).total_seconds()
+    return float(limit) - (job.updated_at - job.started_at - job.paused).total_seconds()
 
 
 def _parse(text: str, seen: Observation, options: JobOptions) -> Decision:

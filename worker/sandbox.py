@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from lybic.dto import SandboxActionResponseDto
+from pydantic import SecretStr
 
 from shared.errors import SandboxError, SandboxUnavailable
 from shared.portal import Portal, checked_before_sending
 from shared.sandboxes import SandboxService
 from shared.schemas import SandboxInfo
+from shared.secrets import redact
 from shared.settings import LybicSettings
 from worker.actions import Action
 from worker.protocols import Observation
 from worker.retries import BOOT_POLL_SECONDS, BOOT_SECONDS, retrying
+from worker.screenshots import checked
 from worker.stop import Stop
+
+KNOWN = frozenset({"STOPPED", "ERROR"})
+"""States in which a sandbox does not start any more."""
 
 
 async def provide(
@@ -41,17 +47,21 @@ async def _booted(service: SandboxService, sandbox_id: str) -> None:
     except TimeoutError:
         raise SandboxError(f"sandbox {sandbox_id} did not start within {BOOT_SECONDS:g} s") from None
     if status != "RUNNING":
-        raise SandboxError(f"sandbox {sandbox_id} did not start: it is {status}")
+        said = status if status in KNOWN else "in no known state"
+        raise SandboxError(f"sandbox {sandbox_id} did not start: it is {said}")
 
 
 class LybicSandbox:
     """A Lybic sandbox as the step loop sees it."""
 
-    def __init__(self, service: SandboxService, sandbox_id: str, *, portal: Portal, stop: Stop) -> None:
+    def __init__(
+        self, service: SandboxService, sandbox_id: str, *, portal: Portal, stop: Stop, secret: SecretStr
+    ) -> None:
         self._service = service
         self._id = sandbox_id
         self._portal = portal
         self._stop = stop
+        self._secret = secret
 
     def observe(self) -> Observation:
         """The screen as it is."""
@@ -67,23 +77,29 @@ class LybicSandbox:
         return seen
 
     async def _observe(self) -> Observation:
-        seen = _observation(await self._service.preview(self._id))
+        seen = self._observation(await self._service.preview(self._id))
         if seen is None:
             raise SandboxUnavailable("Lybic sent no screenshot")
         return seen
 
     async def _act(self, action: Action, look: bool) -> Observation | None:  # noqa: FBT001 - called by position
         response = await retrying(lambda: self._execute(action, look=look))
-        return _observation(response) if look else None
+        try:
+            return self._observation(response) if look else None
+        except SandboxError:  # the action was carried out all the same; looking anew tells what is wrong
+            return None
 
     async def _execute(self, action: Action, *, look: bool) -> SandboxActionResponseDto:
         with checked_before_sending(self._stop.check):
             return await self._service.execute(self._id, action, screenshot=look)
 
-
-def _observation(response: SandboxActionResponseDto) -> Observation | None:
-    if not response.screenShot:
-        return None
-    cursor = response.cursorPosition
-    screen = (cursor.screenWidth, cursor.screenHeight) if cursor else None
-    return Observation(response.screenShot, screen)
+    def _observation(self, response: SandboxActionResponseDto) -> Observation | None:
+        """What a response shows. Raises `SandboxError` for an address that is not fit to be kept."""
+        if not response.screenShot:
+            return None
+        checked(response.screenShot)
+        if redact(response.screenShot, [self._secret]) != response.screenShot:
+            raise SandboxError("the screenshot's address holds the API key")
+        cursor = response.cursorPosition
+        screen = (cursor.screenWidth, cursor.screenHeight) if cursor else None
+        return Observation(response.screenShot, screen)

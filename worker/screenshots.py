@@ -1,67 +1,170 @@
-"""Screenshots on their way to the model: as URLs, or fetched and sent as data URLs."""
+"""Screenshots on their way to the model: as URLs, or fetched and sent as data URLs.
 
+The sandbox service names their addresses, and its text is hostile: it might have us fetch anything that this
+machine can reach. An address is parsed once, by the client that fetches it, so that what is checked and what
+is asked can't differ.
+"""
+
+import asyncio
 import base64
 import ipaddress
+import re
 from collections import OrderedDict
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import httpx
 
-from shared.errors import SandboxError, SandboxUnavailable
+from shared.errors import ConfigurationError, SandboxError, SandboxUnavailable
 from worker.retries import FETCH_SECONDS
 
 LARGEST_BYTES = 10 * 1024 * 1024
+LONGEST_URL = 8192  # signed ones take one or two thousand characters
+LONGEST_SHOWN = 100
 KEPT = 8
+PORTS = {"http": 80, "https": 443}
+LYBIC = ".lybic.cn"
+MAGIC = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+}
+"""The types that a model is shown, and how their bytes begin."""
+
+# The characters of RFC 3986, in the authority only those of hosts and ports: no credentials, no backslash.
+_URL = re.compile(r"https?://[\w.:\[\]-]+([/?#][\w.~:/?#\[\]@!$&'()*+,;=%-]*)?", re.ASCII | re.IGNORECASE)
+_ENTRY = re.compile(r"(\.?[\w-][\w.-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII | re.IGNORECASE)
 
 
-def is_local(url: str) -> bool:
+def checked(url: str) -> httpx.URL:
+    """A screenshot's address, read. Raises `SandboxError` unless it is a plain URL of the web."""
+    try:
+        if len(url) <= LONGEST_URL and _URL.fullmatch(url):
+            return httpx.URL(url)
+    except httpx.InvalidURL:
+        pass
+    raise SandboxError("the screenshot's address is no plain http or https URL")
+
+
+def is_local(url: httpx.URL) -> bool:
     """Whether the URL's host can only be reached from near it: a private address or a bare name."""
-    host = urlsplit(url).hostname or ""
+    host = url.raw_host.decode()
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         return "." not in host or host.endswith((".local", ".internal", ".localhost"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A host, or all below it if it begins with a dot. No port is the scheme's own."""
+
+    schemes: frozenset[str]
+    host: str
+    port: int | None
+
+    def holds(self, address: httpx.URL) -> bool:
+        host, own = address.raw_host.decode(), PORTS[address.scheme]
+        port = own if address.port is None else address.port
+        named = host.endswith(self.host) if self.host.startswith(".") else host == self.host
+        return named and address.scheme in self.schemes and port == (self.port or own)
+
+
+class AllowedHosts:
+    """Where screenshots may be fetched from. Raises `ConfigurationError` for settings that can't be read.
+
+    That is each Lybic endpoint with its scheme and port; where one is in Lybic's own domain, the rest of that
+    too, by https alone, whose certificates make a name that points inwards useless; and the hosts of
+    SCREENSHOT_ALLOWED_HOSTS, by http only if an endpoint is reached so.
+    """
+
+    def __init__(self, endpoints: Iterable[str], further: Iterable[str]) -> None:
+        self._places = list(_endpoints(endpoints))
+        schemes = frozenset({"https"}).union(*(place.schemes for place in self._places))
+        if any(place.host.endswith(LYBIC) for place in self._places):
+            self._places.append(_Place(frozenset({"https"}), LYBIC, None))
+        for entry in further:
+            found = _ENTRY.fullmatch(entry)
+            if found is None:
+                raise ConfigurationError(f"SCREENSHOT_ALLOWED_HOSTS: neither host nor host:port: {entry}")
+            host, port = found[1].strip("[]").lower(), int(found[2] or 0)
+            self._places.append(_Place(schemes, host, port or None))
+
+    def check(self, address: httpx.URL) -> None:
+        """Raises `SandboxError` if nothing is to be fetched from there."""
+        if any(place.holds(address) for place in self._places):
+            return
+        where = f"{address.scheme}://{address.netloc.decode()[:LONGEST_SHOWN]}"
+        raise SandboxError(
+            f"screenshots are not fetched from {where}: it is no Lybic endpoint and not allowed by "
+            "SCREENSHOT_ALLOWED_HOSTS"
+        )
+
+
+def _endpoints(urls: Iterable[str]) -> Iterator[_Place]:
+    for url in urls:
+        try:
+            endpoint = httpx.URL(url)
+        except httpx.InvalidURL:
+            raise ConfigurationError(
+                "LYBIC_API_ENDPOINT or LYBIC_ALLOWED_ENDPOINTS: one of them is no URL"
+            ) from None
+        yield _Place(frozenset({endpoint.scheme}), endpoint.raw_host.decode(), endpoint.port)
+
+
 class ScreenshotFetcher:
     """Fetches pictures for one run and keeps the last few: each is sent to the model several times."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, allowed: AllowedHosts) -> None:
         self._http = http
-        self._kept: OrderedDict[str, str] = OrderedDict()
+        self._allowed = allowed
+        self._kept: OrderedDict[httpx.URL, str] = OrderedDict()
 
-    async def data_url(self, url: str) -> str:
+    async def data_url(self, address: httpx.URL) -> str:
         """The picture as a data URL. Raises `SandboxError`, or `SandboxUnavailable` if it may come later."""
-        if url not in self._kept:
-            self._kept[url] = await self._fetch(url)
+        if address not in self._kept:
+            self._kept[address] = await self._fetch(address)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(url)
-        return self._kept[url]
+        self._kept.move_to_end(address)
+        return self._kept[address]
 
-    async def _fetch(self, url: str) -> str:
+    async def _fetch(self, address: httpx.URL) -> str:
+        self._allowed.check(address)
+        # Not compressed: some kilobytes could become gigabytes before they were counted.
+        headers = {"Accept": ", ".join(MAGIC), "Accept-Encoding": "identity"}
         try:
-            async with self._http.stream("GET", url, timeout=FETCH_SECONDS) as response:
+            async with (
+                asyncio.timeout(FETCH_SECONDS),
+                self._http.stream("GET", address, headers=headers, follow_redirects=False) as response,
+            ):
                 kind = _image_type(response)
                 body = await _bounded(response)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             raise SandboxUnavailable(f"the screenshot can't be fetched ({type(error).__name__})") from None
+        if not MAGIC[kind].match(body):
+            raise SandboxError(f"the screenshot is no {kind}, though it is called so")
         return f"data:{kind};base64,{base64.b64encode(body).decode()}"
 
 
 def _image_type(response: httpx.Response) -> str:
     if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         raise SandboxUnavailable(f"the screenshot can't be fetched ({response.status_code})")
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if response.status_code != httpx.codes.OK or not kind.startswith("image/"):
-        raise SandboxError(f"the screenshot can't be fetched ({response.status_code} {kind})")
-    return str(kind)
+    if response.status_code != httpx.codes.OK:  # redirects among them: whose address would that be?
+        raise SandboxError(f"the screenshot can't be fetched ({response.status_code})")
+    kind = str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+    if kind not in MAGIC:
+        raise SandboxError(f"the screenshot is none of {', '.join(MAGIC)}")
+    return kind
 
 
 async def _bounded(response: httpx.Response) -> bytes:
+    too_large = SandboxError(f"the screenshot is larger than {LARGEST_BYTES} bytes")
+    if int(response.headers.get("content-length", 0)) > LARGEST_BYTES:
+        raise too_large
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > LARGEST_BYTES:
-            raise SandboxError(f"the screenshot is larger than {LARGEST_BYTES} bytes")
+            raise too_large
     return bytes(body)

@@ -24,12 +24,12 @@ from local.model.plans import Step
 from local.standin import (
     Faults,
     Refused,
-    bearer,
     drop_connection,
     install_errors,
     json_body,
     known_key,
     loopback_only,
+    offered_key,
     pause,
 )
 
@@ -95,7 +95,7 @@ class Service:
         return {"count": self.count, "last": list(self.shapes)}
 
     def _authorize(self) -> None:
-        if not known_key(bearer(), self.keys):
+        if not known_key(offered_key(), self.keys):
             raise Refused(401, "AuthenticationError", "the API key is missing or not known")
 
     def _note(self, name: str, turns: list[Turn]) -> None:

@@ -31,7 +31,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from local.sandbox import actions
 from local.sandbox.desktop import truth
 from local.sandbox.sandboxes import SHAPES, Form, Sandbox, Snapshots, World
-from local.standin import Faults, Refused, bearer, install_errors, json_body, known_key, loopback_only, pause
+from local.standin import (
+    Faults,
+    Refused,
+    install_errors,
+    json_body,
+    known_key,
+    loopback_only,
+    offered_key,
+    pause,
+)
 
 Json = dict[str, Any] | list[dict[str, Any]]
 Answer = Json | tuple[Json | str, int]
@@ -118,7 +127,7 @@ class Service:
         """Lets in who has a key, and shows the faults that were asked for."""
 
         def door(**parts: str) -> Answer:
-            if not known_key(request.headers.get("x-api-key") or bearer(), self.keys):
+            if not known_key(offered_key(), self.keys):
                 raise Refused(401, "nomos.auth.UNAUTHORIZED", "the API key is missing or not known")
             about = parts.get("sandbox_id", "")
             self.faults.strike(operation, "before", about)

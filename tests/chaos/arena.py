@@ -260,7 +260,8 @@ class Arena:
         self.api.child.wait_until(answers_200(f"{self.url}/api/health"), READY_SECONDS)
 
     def _is_at_work(self, worker: Worker) -> bool:
-        worker.child.check()
+        if worker.child.exit_code is not None:  # as every supervisor does
+            worker.start_again()
         name = f"guiagent {worker.owner}"
         return bool(self.query("SELECT 1 FROM pg_stat_activity WHERE application_name = %s", name))
 

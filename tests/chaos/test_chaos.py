@@ -102,7 +102,7 @@ def test_a_worker_is_killed_in_the_midst_of_an_action(moment: str, arena: Arena,
         clients.wait_for_steps(job_id)
         arena.kill(holder(arena, job_id).child)
         clients.wait_for_run(job_id, 2)
-        assert clients.done(job_id) >= 1
+        wait_until(lambda: clients.done(job_id) >= 1)
     assert statuses(arena, job_id)[:2] == ["interrupted", "done"]
 
 

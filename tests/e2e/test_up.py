@@ -16,10 +16,10 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from conftest import wait_until
 
 from local.demo import isolated
 from local.folders import Folder, remove_abandoned
+from tests.conftest import wait_until
 
 COMMAND = Path(sys.executable).with_name("lybic-guiagent")
 # Nobody listens there: these tests are about processes, and a task may wait.
@@ -129,7 +129,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         one.process.wait()
 
 
-def request(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def request(url: str | urllib.request.Request, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(url, data, timeout=10) as answer:
         found: dict[str, Any] = json.load(answer)
@@ -311,6 +311,39 @@ def test_bad_setting_is_named_without_its_value(up: Callable[..., Up]) -> None:
     assert "LOG_LEVEL" in one.said
     assert "secret-level" not in one.said
     assert "Traceback" not in one.said
+
+
+def test_on_a_network_a_throwaway_database_is_refused_for_want_of_keys(
+    tmp_path: Path, up: Callable[..., Up]
+) -> None:
+    one = up("--host", "0.0.0.0", "--port", "0", "--no-flower")
+    assert one.exit_code() == 1
+    assert "0.0.0.0" in one.said
+    assert "--state-dir" in one.said
+    assert "Traceback" not in one.said
+    assert temporary_folders(tmp_path) == []
+
+
+def test_a_kept_database_opens_only_to_its_keys(tmp_path: Path, up: Callable[..., Up]) -> None:
+    state_dir = ("--state-dir", str(tmp_path / "state"))
+    key = subprocess.run(
+        [COMMAND, "keys", "create", "alice", *state_dir],
+        cwd=tmp_path,
+        env=isolated(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.strip()
+    one = up("--port", "0", "--no-flower", *state_dir, API_KEYS="required", **ELSEWHERE).ready()
+    url = f"{one.url}/api/agent/tasks"
+    with pytest.raises(HTTPError, match="401"):
+        request(url)
+    assert request(urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"}))["count"] == 0
+    logs = "".join(log.read_text() for log in (tmp_path / "state" / "logs").iterdir())
+    assert key not in f"{one.said}{logs}"
+    one.signal(signal.SIGTERM)
+    assert one.exit_code() == 0, one.said
 
 
 def test_demo_types_into_the_simulated_notepad(tmp_path: Path) -> None:

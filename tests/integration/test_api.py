@@ -2,77 +2,26 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from pydantic import SecretStr
 from redis import Redis
-from werkzeug.test import TestResponse
 
-from api.app import create_app
-from api.services import EXTENSION
 from local.servers import Valkey
 from shared import jobs
 from shared.db import Database
-from shared.jobs import Lease
 from shared.models import Job
 from shared.secrets import Vault
 from shared.settings import RedisSettings, Settings, StorageSettings
-
-Serve = Callable[[Settings], FlaskClient]
-
-SUBMIT = "/api/agent/task/submit"
-UNKNOWN = "00000000-0000-4000-8000-000000000000"
-GOOD = {"instruction": "Open notepad", "sandbox_id": "box-123"}
+from tests.integration.conftest import GOOD, SUBMIT, UNKNOWN, Serve, claim, error, frames
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Makes clients of applications with other settings."""
-    apps: list[Flask] = []
-
-    def served(settings: Settings) -> FlaskClient:
-        apps.append(create_app(settings))
-        return apps[-1].test_client()
-
-    yield served
-    for app in apps:
-        app.extensions[EXTENSION].close()
-
-
-@pytest.fixture
-def client(serve: Serve, settings: Settings) -> FlaskClient:
-    return serve(settings)
-
-
-@pytest.fixture
-def submitted(client: FlaskClient) -> str:
-    return str(client.post(SUBMIT, json=GOOD).json["task_id"])
-
-
-def error(response: TestResponse) -> tuple[int, str, str]:
-    """Status, code and message, after a look at the whole of the contract's error body."""
-    body = response.json
-    assert body["success"] is False
-    assert set(body["error"]) == {"code", "message", "details"}
-    assert body["detail"] == body["error"]["message"]
-    assert body["request_id"] == response.headers["X-Request-Id"]
-    return response.status_code, body["error"]["code"], body["error"]["message"]
-
-
-def claim(db: Database, task_id: str) -> Lease:
-    with db.transaction() as session:
-        job = jobs.claim(session, UUID(task_id), owner="test", lease_seconds=60)
-    assert job is not None
-    return Lease(job.id, job.run, "test")
-
-
-def frames(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+def database_url(emptied_database: str) -> str:
+    return emptied_database
 
 
 def test_health_asks_nothing_else(serve: Serve, settings: Settings) -> None:

@@ -26,7 +26,7 @@ Submit = Callable[[], UUID]
 def submit(db: Database, vault: Vault, new_job: NewJob) -> Submit:
     def submitted() -> UUID:
         with db.transaction() as session:
-            return jobs.submit(session, new_job, vault.seal(new_job.credentials))
+            return jobs.submit(session, [(new_job, vault.seal(new_job.credentials))])[0].job_id
 
     return submitted
 
@@ -51,6 +51,11 @@ def read(db: Database, job_id: UUID) -> Job:
 def told(db: Database, job_id: UUID) -> list[tuple[int, str]]:
     with db.transaction() as session:
         return [(event.seq, event.type) for event in events.read(session, job_id, 0)]
+
+
+def waits_for(session: Session, job_id: UUID) -> UUID | None:
+    ahead = jobs.waits_for(session, jobs.get(session, job_id))
+    return ahead.id if ahead else None
 
 
 def a_step(number: int) -> Step:
@@ -254,7 +259,7 @@ def test_sweepers_share_without_overlap(db: Database, submit: Submit) -> None:
 def at_sandbox(db: Database, vault: Vault, new_job: NewJob, sandbox_id: str) -> UUID:
     wanted = new_job.model_copy(update={"sandbox_id": sandbox_id})
     with db.transaction() as session:
-        return jobs.submit(session, wanted, vault.seal(wanted.credentials))
+        return jobs.submit(session, [(wanted, vault.seal(wanted.credentials))])[0].job_id
 
 
 def test_one_sandbox_has_one_driver_first_come_first_served(
@@ -267,7 +272,7 @@ def test_one_sandbox_has_one_driver_first_come_first_served(
     assert claim(db, second) is None
     claimed(db, elsewhere)
     with db.transaction() as session:
-        assert jobs.waits_for(session, jobs.get(session, second)) == first
+        assert waits_for(session, second) == first
         jobs.call_human(session, driver, "log in")
     assert claim(db, second) is None
     with db.transaction() as session:
@@ -275,8 +280,8 @@ def test_one_sandbox_has_one_driver_first_come_first_served(
     assert claim(db, third) is None
     claimed(db, second)
     with db.transaction() as session:
-        assert jobs.waits_for(session, jobs.get(session, second)) is None
-        assert jobs.waits_for(session, jobs.get(session, third)) == second
+        assert waits_for(session, second) is None
+        assert waits_for(session, third) == second
 
 
 def test_two_claims_at_one_sandbox_at_the_same_moment(db: Database, vault: Vault, new_job: NewJob) -> None:
@@ -330,7 +335,7 @@ def test_a_refused_write_is_an_error_of_its_own(
         )
         connection.execute(f"ALTER DATABASE {name} {trouble}" if trouble.startswith("SET") else trouble)
     with pytest.raises(StorageUnavailable), db.transaction() as session:
-        jobs.submit(session, new_job, vault.seal(new_job.credentials))
+        jobs.submit(session, [(new_job, vault.seal(new_job.credentials))])
 
 
 def test_an_unknown_job(db: Database) -> None:

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from conftest import wait_until
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -28,6 +27,7 @@ from local.keepers import Keeper
 from local.processes import ProcessFailed
 from local.servers import Postgres, Valkey
 from shared.errors import ConfigurationError
+from tests.conftest import wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL changes its user only when root starts it")
 on_linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -565,6 +566,28 @@ def test_faults_of_the_model(chat: Chat, model_aids: httpx.Client) -> None:
     assert chat.complete().choices[0].message.content == "nonsense"
     assert "wait()" in chat.ask()
     model_aids.delete("/faults")
+
+
+def test_a_fault_may_repeat_the_key(
+    sandboxes: str, aids: httpx.Client, chat: Chat, model_aids: httpx.Client
+) -> None:
+    aids.post("/faults", json={"on": "list", "status": 400, "echo": True}).raise_for_status()
+    with pytest.raises(LybicAPIError, match=KEY):
+        lybic_call(sandboxes, lambda client: client.sandbox.list())
+    chat.tell("script> wait()")
+    for fault in ({"text": "it is {key}"}, {"status": 400}):
+        model_aids.post("/faults", json={"echo": True, **fault}).raise_for_status()
+    assert chat.complete().choices[0].message.content == f"it is {MODEL_KEY}"
+    with pytest.raises(openai.BadRequestError, match=MODEL_KEY):
+        chat.complete()
+
+
+def test_options_in_a_file_stand_in_no_process_list(tmp_path: Path) -> None:
+    (tmp_path / "options").write_text(f"--api-key={MODEL_KEY}\n--api-key=another")
+    with process("local.model", f"@{tmp_path / 'options'}") as url:
+        for key, status in ((MODEL_KEY, 200), ("another", 200), ("third", 401)):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert httpx.get(f"{url}/models", headers=headers, trust_env=False).status_code == status
 
 
 # Both together.

@@ -1,0 +1,295 @@
+"""The answers of the HTTP contract, as they are sent and as the OpenAPI document describes them."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from flask import Response
+from flask_openapi.types import ResponseDict
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, RootModel, WithJsonSchema
+
+from shared.schemas import Usage
+from shared.states import JobStatus, StepStatus
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with `Z`, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(timestamp, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+def reply(answer: BaseModel, *, status: int = 200, include: set[str] | None = None) -> Response:
+    """The answer as JSON."""
+    return Response(answer.model_dump_json(include=include), status, mimetype="application/json")
+
+
+class Answer(BaseModel):
+    """What every successful answer says."""
+
+    success: Literal[True] = True
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="Stable, for programs.", examples=["task_not_found"])
+    message: str = Field(description="For people; names the field where one is to blame.")
+    details: dict[str, Any] | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer other than success."""
+
+    success: Literal[False] = False
+    error: ErrorBody
+    detail: str = Field(description="The message again, where clients of the original server look for it.")
+    request_id: str | None = Field(description="Stands in the server's log, too.")
+
+
+def error_answers(*statuses: int) -> ResponseDict:
+    """The error body under each status that a group of routes may answer with."""
+    return dict.fromkeys(statuses, ErrorAnswer)
+
+
+class HealthAnswer(BaseModel):
+    """The process is alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Check(BaseModel):
+    """One part of the system."""
+
+    ok: bool
+    message: str | None = None
+
+
+class ReadyAnswer(BaseModel):
+    """Whether a task that is submitted now would be carried out."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, Check]
+
+
+class SubmittedAnswer(Answer):
+    """A task that is durable now."""
+
+    task_id: str
+    message: str
+
+
+class BatchAnswer(Answer):
+    """Tasks that are durable now, in the order of the request."""
+
+    task_ids: list[str]
+    count: int
+    message: str
+
+
+class TaskSummary(BaseModel):
+    """A task's state and result."""
+
+    task_id: str
+    status: JobStatus
+    query: str = Field(description="The instruction.")
+    max_steps: int
+    steps: int = Field(description="How many there were so far.")
+    priority: int
+    created_at: Timestamp
+    started_at: Timestamp | None
+    updated_at: Timestamp
+    finished_at: Timestamp | None
+    sandbox_info: dict[str, Any] | None
+    finished_output: str | None
+    error_code: str | None
+    error_message: str | None
+    parent_task_id: str | None
+    metadata: dict[str, Any]
+    usage: Usage
+
+
+class ContextMessage(BaseModel):
+    """A message of the conversation with the model."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Context(BaseModel):
+    """The conversation as the model sees it, without pictures."""
+
+    messages: list[ContextMessage]
+
+
+def _only_id_for_certain(schema: dict[str, Any]) -> None:
+    schema["required"] = ["task_id"]
+
+
+class TaskAnswer(TaskSummary, Answer):
+    """A task's state and result, all of it; `?fields=` narrows it."""
+
+    model_config = ConfigDict(json_schema_extra=_only_id_for_certain)
+
+    queue_position: int | None = Field(
+        description="How many tasks are ahead of a pending one, itself included."
+    )
+    pending_reason: str | None = Field(description="Why it is still pending.")
+    llm_context: Context | None
+
+
+class ListAnswer(Answer):
+    """One page of tasks, newest first."""
+
+    tasks: list[TaskSummary]
+    count: int = Field(description="On this page.")
+    total: int = Field(description="On all pages.")
+    next_cursor: str | None = Field(description="Where the next page begins; none after the last.")
+
+
+class ActiveTask(BaseModel):
+    """A task that has not ended."""
+
+    task_id: str
+    sandbox_id: str | None
+    cancelled: bool = Field(description="Somebody asked for its end.")
+    status: JobStatus
+    worker: str | None = Field(description="Who works at it.")
+    step: int = Field(description="How many steps there were so far.")
+
+
+class ActiveAnswer(Answer):
+    """The tasks under way, over all workers, then those that wait."""
+
+    tasks: list[ActiveTask]
+    count: int
+    total: int = Field(description="All that have not ended, listed or not.")
+
+
+class StepView(BaseModel):
+    """One pass of the loop: what was seen, what was decided, what came of it."""
+
+    number: int
+    run: int
+    status: StepStatus
+    thought: str
+    raw: str = Field(description="The model's answer as it was sent.")
+    actions: list[dict[str, Any]] = Field(description="Lybic actions, in order.")
+    screenshot: str | None = Field(description="What the decision was made on.")
+    feedback: str | None = Field(description="What the model was told of it.")
+    input_tokens: int
+    output_tokens: int
+    model_ms: int = Field(description="How long the model took, in milliseconds.")
+    action_ms: int | None = Field(description="How long the sandbox took, in milliseconds.")
+    created_at: Timestamp
+    finished_at: Timestamp | None
+
+
+class StepsAnswer(Answer):
+    """One page of a task's steps, in order."""
+
+    task_id: str
+    steps: list[StepView]
+    count: int = Field(description="On this page.")
+    total: int = Field(description="On all pages.")
+    next_after: int | None = Field(description="The next page's `after`; none after the last.")
+
+
+class EventView(BaseModel):
+    """An event. Beside these it has the fields of its type; they are the same on a stream."""
+
+    type: str
+    task_id: str
+    taskId: str  # noqa: N815 - clients of the original server read it
+    seq: int = Field(description="1, 2, 3… in the task, without gaps.")
+    timestamp: Timestamp
+    stage: str
+    message: str
+
+    model_config = {"extra": "allow"}
+
+
+class EventsAnswer(Answer):
+    """One page of a task's events, in order."""
+
+    events: list[EventView]
+    count: int
+    next_after: int = Field(description="The next page's `after`.")
+    over: bool = Field(description="The task has ended, and there is nothing after this page.")
+
+
+class ResumedAnswer(Answer):
+    """A task that goes on."""
+
+    task_id: str
+    status: JobStatus
+    message: str
+
+
+class CancelledOne(Answer):
+    """A task that was cancelled, or is about to stop, or had ended."""
+
+    task_id: str
+    status: JobStatus
+    already_cancelled: bool
+    message: str
+
+
+class CancelledAll(Answer):
+    """The caller's tasks that had not ended."""
+
+    task_ids: list[str] = Field(description="Those that have stopped.")
+    stopping: list[str] = Field(description="Those that finish an action first.")
+    count: int = Field(description="How many have stopped.")
+    message: str
+
+
+class CancelAnswer(RootModel[CancelledOne | CancelledAll]):
+    """What became of the one task, or of all."""
+
+
+class SandboxAnswer(Answer):
+    """A new sandbox, in Lybic's own words."""
+
+    sandbox_id: str
+    shape: str | None
+    os: str | None
+    virtualization: str | None
+    architecture: str | None
+    hardware_accelerated_encoding: bool | None
+    message: str
+
+
+class ModelInfo(BaseModel):
+    """The model that is asked unless a request chooses another."""
+
+    name: str
+    endpoint: str
+    dialect: str
+
+
+class Limits(BaseModel):
+    """What the server takes at most."""
+
+    instruction_characters: int
+    max_steps: int
+    batch_tasks: int
+    page: int
+    body_bytes: int
+    rate: str | None = Field(description="Requests of this API key.")
+    active_tasks: int | None = Field(description="Tasks of this API key that have not ended.")
+
+
+class InfoAnswer(Answer):
+    """What this server is."""
+
+    version: str
+    model: ModelInfo
+    limits: Limits
+    sandbox_shape: str
+    api_keys: Literal["required", "off"]
+    log_level: str
