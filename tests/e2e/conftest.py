@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +67,9 @@ def read(stream: httpx.Response) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-@pytest.fixture(scope="session")
-def system() -> Iterator[System]:
-    """Everything, started once; no user's settings reach it."""
+@contextmanager
+def started() -> Iterator[System]:
+    """Everything, started and ready; no user's settings reach it."""
     environment = {**isolated(os.environ), "AGENT_SETTLE_SECONDS": "0", "LOG_FORMAT": "json"}
     stack = Stack(Plan(environment=environment, port=free_port()), lambda *_: None)
     try:
@@ -77,3 +78,10 @@ def system() -> Iterator[System]:
             yield System(stack, http)
     finally:
         stack.stop()
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """Everything, started once."""
+    with started() as one:
+        yield one

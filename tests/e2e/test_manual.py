@@ -10,49 +10,23 @@ import json
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import System, read
+from tests.e2e.curl import SERVER, Answer, Shell, blocks
 
 MANUAL = Path(__file__).with_name("manual.md")
 SHA256 = "b864ffa46f72887eb60742422f0ee7ff2be39bfe0bff1cda35f0eae61409ea07"
-SERVER = "http://localhost:5000"
 
-FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Block:
-    """What stands between two fences: under which heading, after which line, in which language."""
-
-    section: str
-    label: str
-    language: str
-    text: str
-
-
-def _blocks(manual: str) -> Iterator[Block]:
-    section, end = "", 0
-    for fence in FENCE.finditer(manual):
-        before = manual[end : fence.start()]  # not within: what looks like a heading there is a comment
-        section = next(reversed(HEADING.findall(before)), section)
-        yield Block(section, before.strip().rpartition("\n")[2], fence["language"], fence["text"])
-        end = fence.end()
-
-
-BLOCKS = tuple(_blocks(MANUAL.read_text(encoding="utf-8")))
+BLOCKS = tuple(blocks(MANUAL.read_text(encoding="utf-8")))
 
 
 def test_the_manual_is_verbatim() -> None:
@@ -66,98 +40,6 @@ def ended(system: System, task_id: str) -> dict[str, Any]:
     assert (status["status"], status["error_code"]) == ("finished", None), status
     assert status["finished_output"]
     return status
-
-
-# The curl commands: a shell, as far as the manual needs one.
-
-# What else stands beside them. Nothing waits here, so the body of a loop is run once.
-IGNORED = frozenset({"break", "docker-compose", "done", "fi", "if", "sleep", "while"})
-COMMENT = re.compile(r"^\s*#.*$", re.MULTILINE)
-# Quoted texts, continued lines and $(…) go on over the end of a line.
-STATEMENT = re.compile(r"""(?:'[^']*'|"[^"]*"|\\\n|\$\((?:'[^']*'|"[^"]*"|[^'")])*\)|[^'"\n])+""")
-ASSIGNMENT = re.compile(r"(?:(?P<name>\w+)=)?(?:\$\((?P<inner>.*)\)|(?P<plain>.*))", re.DOTALL)
-EXPANSION = re.compile(r"""'[^']*'|"[^"]*"|\$(?P<name>\w+)|(?P<continued>\\\n)""")
-
-Answer = httpx.Response | None  # None: another server was meant
-
-
-@dataclass
-class Shell:
-    """Runs commands in their order, and keeps what each curl was answered."""
-
-    http: httpx.Client
-    variables: dict[str, str] = field(default_factory=dict)
-    answers: list[Answer] = field(default_factory=list)
-
-    def run(self, text: str) -> None:
-        for statement in STATEMENT.findall(COMMENT.sub("", text)):
-            parts = ASSIGNMENT.fullmatch(statement.strip())
-            assert parts, statement
-            name, inner, plain = parts.group("name", "inner", "plain")
-            words = shlex.split(EXPANSION.sub(self._expanded, inner or plain))
-            if name:
-                self.variables[name] = self._pipeline(words) if inner else "".join(words)
-            else:
-                self._pipeline(words)
-
-    def _expanded(self, found: re.Match[str]) -> str:
-        """Single quotes keep a variable's name as it is. Double ones stand just with echo."""
-        if found["name"]:
-            return shlex.quote(self.variables[found["name"]])
-        return "" if found["continued"] else found[0]
-
-    def _pipeline(self, words: list[str]) -> str:
-        output = ""
-        while words:
-            end = words.index("|") if "|" in words else len(words)
-            output = self._command(words[:end], output)
-            words = words[end + 1 :]
-        return output
-
-    def _command(self, words: list[str], given: str) -> str:
-        match words:
-            case ["curl", *options]:
-                self.answers.append(answer := curl(self.http, options))
-                return "" if answer is None else answer.text
-            case ["echo", *texts]:
-                return " ".join(texts)
-            case ["jq", "-r", path] | ["jq", path]:
-                return jq(path, given)
-            case [word, *_] if word in IGNORED:
-                return ""
-        raise AssertionError(f"this shell does not know {words}")
-
-
-def curl(http: httpx.Client, options: list[str]) -> Answer:
-    """Sends what curl would send, to the server that `http` knows."""
-    url, method, body, headers = "", "GET", None, {"Host": urlsplit(SERVER).netloc, "User-Agent": "curl/8"}
-    words = iter(options)
-    for word in words:
-        match word:
-            case "-s":
-                pass
-            case "-X":
-                method = next(words)
-            case "-H":
-                name, value = next(words).split(": ", 1)
-                headers[name] = value
-            case "-d":
-                body = next(words)
-                headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-            case _:
-                assert word.startswith("http"), f"this curl does not know {word}"
-                url = word
-    assert body is None or method == "POST"
-    if not url.startswith(f"{SERVER}/"):
-        return None
-    return http.request(method, url.removeprefix(SERVER), headers=headers, content=body)
-
-
-def jq(path: str, text: str) -> str:
-    """`.` and `.name` of an object: a text as it is, anything else as JSON."""
-    whole = json.loads(text)
-    found = whole if path == "." else whole.get(path.removeprefix("."))
-    return found if isinstance(found, str) else json.dumps(found)
 
 
 # What is to come of each of them.
