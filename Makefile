@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo up test chaos lint format lock clean
+.PHONY: install demo up test chaos lint format docs-api lock clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,10 @@ lint: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Runs the examples in docs/api.md, and writes what they are answered below them.
+docs-api: install
+	$(BIN)/python -m tests.e2e.api_examples
 
 # The lock files record hashes and no addresses, so that any index serves them.
 LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
