@@ -20,8 +20,10 @@ demo: install
 up: install
 	$(BIN)/lybic-guiagent up
 
+# One more than there are cores, up to five: many tests wait for something to die and to come back.
+TEST_PROCESSES = $(shell $(BIN)/python -c "import os; print(min(os.cpu_count() + 1, 5))")
 test: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 # Kills everything again and again for some minutes; CHAOS="--seed 7" repeats a round.
 chaos: install

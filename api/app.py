@@ -6,7 +6,7 @@ from typing import Any
 from flask_cors import CORS
 from flask_openapi import Info, OpenAPI, SecurityScheme
 
-from api import auth, docs, errors, headers, sandbox, system, tasks
+from api import auth, docs, errors, headers, pictures, reports, sandbox, system, tasks
 from api.answers import ErrorAnswer
 from api.body import JsonRequest
 from api.schemas import refuse
@@ -47,6 +47,6 @@ def create_app(settings: Settings) -> OpenAPI:
     if settings.api.cors_origins:
         CORS(app, origins=list(settings.api.cors_origins), expose_headers=["X-Request-Id", "Retry-After"])
     app.register_blueprint(docs.routes)
-    for module in (system, tasks, sandbox):
+    for module in (system, tasks, pictures, reports, sandbox):
         app.register_api(module.routes)
     return app

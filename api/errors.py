@@ -15,6 +15,8 @@ from shared.errors import (
     InvalidRequest,
     JobConflict,
     JobNotFound,
+    PictureNotFound,
+    PicturesUnavailable,
     SandboxError,
     StorageUnavailable,
     TooManyRequests,
@@ -28,11 +30,13 @@ STATUS: dict[type[GuiAgentError], int] = {
     Unauthenticated: 401,
     Forbidden: 403,
     JobNotFound: 404,
+    PictureNotFound: 404,
     JobConflict: 409,
     TooManyRequests: 429,
     CredentialsRejected: 502,
     SandboxError: 502,
     StorageUnavailable: 503,
+    PicturesUnavailable: 503,
 }
 RETRY_AFTER_SECONDS = "2"
 

@@ -13,6 +13,7 @@ from api.body import read_object
 from api.schemas import LybicAuthentication, RunAgentRequest
 from shared.errors import EndpointNotAllowed, InvalidRequest, JobNotFound, MissingCredentials
 from shared.listing import Position
+from shared.profiles import profile_of
 from shared.schemas import Credentials, Idempotency, JobOptions, LybicCredentials, NewJob
 from shared.settings import Settings, normal_url
 
@@ -61,15 +62,19 @@ def _options(request: RunAgentRequest, settings: Settings) -> JobOptions:
         raise EndpointNotAllowed(
             "model.base_url: not on the allow-list (ARK_ALLOWED_ENDPOINTS)", field="model.base_url"
         )
+    name = (model and model.name) or settings.model.name
     keep = request.keep_sandbox
     return JobOptions(
         max_steps=request.max_steps,
         timeout_seconds=request.timeout_seconds,
         user_system_prompt=request.user_system_prompt,
         language=request.language,
-        model_name=(model and model.name) or settings.model.name,
+        model_name=name,
         model_base_url=base_url,
-        dialect=model.dialect if model else "doubao",
+        dialect=(model and model.dialect) or profile_of(name).dialect,
+        max_model_calls=request.max_model_calls,
+        max_tokens=request.max_tokens,
+        use_memory=request.use_memory,
         keep_sandbox=keep if keep is not None else request.sandbox_id is not None,
     )
 

@@ -18,6 +18,7 @@ from pydantic import (
 
 from api.body import storable
 from shared.errors import InvalidRequest
+from shared.schemas import Dialect
 from shared.states import JobStatus
 
 MOST_LABELS = 32
@@ -144,7 +145,7 @@ class ModelChoice(Request):
 
     name: str | None = Field(None, min_length=1, max_length=200)
     base_url: str | None = Field(None, max_length=1000, description="One of the server's allow-list.")
-    dialect: Literal["doubao"] = "doubao"
+    dialect: Dialect | None = Field(None, description="Unset: the one that models of this name write.")
 
 
 class RunAgentRequest(Request):
@@ -184,6 +185,13 @@ class RunAgentRequest(Request):
     priority: int = Field(5, ge=0, le=9, description="0 is the most urgent.")
     metadata: Annotated[dict[LabelName, Label], BeforeValidator(_few)] = Field(
         default_factory=dict, max_length=MOST_LABELS, description="The caller's own labels, to list tasks by."
+    )
+    max_model_calls: int | None = Field(None, ge=1, le=10_000, description="Most calls of the model.")
+    max_tokens: int | None = Field(
+        None, ge=1, le=10**9, description="Most tokens of the model, input and output together."
+    )
+    use_memory: bool = Field(
+        default=False, description="Give the model what earlier tasks of this caller asked to remember."
     )
     keep_sandbox: bool | None = Field(
         None, description="Unset: a sandbox that was named is kept, one that was created is not."
@@ -230,6 +238,12 @@ class TaskPath(Request):
     """The task that a route is about."""
 
     task_id: str
+
+
+class ScreenshotPath(TaskPath):
+    """A screenshot of a task."""
+
+    name: str
 
 
 class SubmitHeaders(Request):

@@ -8,6 +8,8 @@ from flask import current_app
 
 from api.hub import WakeHub
 from shared.db import Database
+from shared.errors import ConfigurationError, PicturesUnavailable
+from shared.pictures import PictureStore
 from shared.portal import Portal
 from shared.queue import Dispatcher, make_celery
 from shared.secrets import Vault
@@ -36,6 +38,14 @@ class Services:
     def portal(self) -> Portal:
         """Started at the first call to Lybic, in the process that makes it."""
         return Portal()
+
+    @cached_property
+    def pictures(self) -> PictureStore | None:
+        """Opened when it is first asked; None where no screenshots are kept. Raises `PicturesUnavailable`."""
+        try:
+            return PictureStore.connect(self.settings.pictures)
+        except ConfigurationError as error:  # all else works without
+            raise PicturesUnavailable(error.message) from None
 
     def close(self) -> None:
         """Lets go of every connection."""

@@ -12,6 +12,7 @@ from api.auth import caller
 from api.schemas import LARGEST_PAGE, LONGEST_INSTRUCTION, MOST_STEPS, MOST_TASKS
 from api.services import DISTRIBUTION, LARGEST_BODY_BYTES, Services, services
 from shared.errors import StorageUnavailable
+from shared.profiles import profile_of
 from shared.secrets import without_user
 
 routes = APIBlueprint(
@@ -49,7 +50,9 @@ def info() -> Response:
         InfoAnswer(
             version=version(DISTRIBUTION),
             model=ModelInfo(
-                name=settings.model.name, endpoint=without_user(settings.model.endpoint), dialect="doubao"
+                name=settings.model.name,
+                endpoint=without_user(settings.model.endpoint),
+                dialect=profile_of(settings.model.name).dialect,
             ),
             limits=Limits(
                 instruction_characters=LONGEST_INSTRUCTION,

@@ -1,12 +1,13 @@
 """Rows as the HTTP contract shows them."""
 
 from typing import Any
+from uuid import UUID
 
 from api.answers import ActiveTask, Context, StepView, timestamp
 from shared.conversation import Turn, conversation, transcript
 from shared.models import Event, Job, Step
 from shared.prompts import resolve_language, system_prompts
-from shared.schemas import Usage
+from shared.schemas import Usage, vocabulary_of
 from shared.states import JobStatus
 
 
@@ -53,7 +54,15 @@ def active_task(job: Job) -> ActiveTask:
 
 def step(row: Step) -> StepView:
     """A step."""
-    return StepView.model_validate(row, from_attributes=True)
+    shown = StepView.model_validate(row, from_attributes=True)
+    return shown.model_copy(update={"screenshot": screenshot(row.job_id, row.picture, row.screenshot)})
+
+
+def screenshot(job_id: UUID, picture: str | None, url: str | None) -> str | None:
+    """Where a picture is: by our own route if it is kept, or else as the sandbox service said."""
+    if picture is None:
+        return url
+    return f"/api/agent/task/{job_id}/screenshots/{picture.rpartition('/')[2]}"
 
 
 def pending_reason(job: Job, ahead: Job | None) -> str | None:
@@ -70,7 +79,13 @@ def llm_context(job: Job, turns: list[Turn]) -> Context:
     """Roles and texts as the model sees them, without pictures."""
     options = _object(job.options)
     language = resolve_language(options.get("language", "auto"), job.instruction)
-    prompts = system_prompts(language, options.get("user_system_prompt"))
+    prompts = system_prompts(
+        language,
+        vocabulary=vocabulary_of(_object(job.sandbox).get("os")),
+        dialect=options.get("dialect", "doubao"),
+        user_system_prompt=options.get("user_system_prompt"),
+        notes=job.notes or (),
+    )
     return Context.model_validate({"messages": transcript(conversation(prompts, turns))})
 
 
@@ -101,6 +116,9 @@ def _compatible(kind: str, payload: dict[str, Any]) -> tuple[str, str]:
 def event(row: Event) -> dict[str, Any]:
     """An event with its envelope."""
     stage, message = _compatible(row.type, row.payload)
+    payload = dict(row.payload)
+    if picture := payload.pop("picture", None):
+        payload["screenshot"] = screenshot(row.job_id, picture, None)
     return {
         "type": row.type,
         "task_id": str(row.job_id),
@@ -109,5 +127,5 @@ def event(row: Event) -> dict[str, Any]:
         "timestamp": timestamp(row.created_at),
         "stage": stage,
         "message": message,
-        **row.payload,
+        **payload,
     }

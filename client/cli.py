@@ -5,7 +5,7 @@ of the group `lybic_guiagent.commands`.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated
 
@@ -31,7 +31,7 @@ class NotInstalled(Exception):
 def main() -> None:
     """Runs the command line. An error that was raised on purpose is one message and exit code 1."""
     try:
-        make_app()()
+        make_app(sys.argv[1:2])()
     except Exception as error:
         message = _purposeful(error)
         if message is None:
@@ -40,11 +40,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def make_app() -> typer.Typer:
-    """The application with the commands that are installed."""
+def make_app(wanted: Sequence[str] = ()) -> typer.Typer:
+    """The application with the commands that are installed; with the `wanted` ones only, if there are such.
+
+    To load the others as well would make a small command wait for the imports of the large ones.
+    """
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_root)
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    installed = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    for entry in [entry for entry in installed if entry.name in wanted] or installed:
         _add(app, entry)
     return app
 

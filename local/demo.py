@@ -1,4 +1,4 @@
-"""`lybic-guiagent demo`: one task against the simulated desktop, watched live and checked at its end."""
+"""`lybic-guiagent demo`: a task on a simulated computer and one on a phone, watched live and checked."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import secrets
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urljoin
 
 import httpx
 import typer
@@ -19,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from local.processes import free_port
+from local.sandbox.sandboxes import PHONE_SHAPE
 from local.stack import Environment, Plan, Stack, Stopped, running
 from local.up import Screen, setting_names
 from shared.errors import GuiAgentError
@@ -31,15 +34,65 @@ WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron",
 FOREIGN = ("ARK_", "CELERY_", "FLOWER_", "GUNICORN_", "LYBIC_", "PG", "POSTGRES_", "REDIS_")
 INTERRUPTED = 130
 
-SHEET = "demo-screens.png"
-COLUMNS = 3
-THUMBNAIL = (480, 270)
 MARGIN = 12
-CAPTION_HEIGHT = 34
-CAPTION_LETTERS = 58
+CAPTION_LINES = 2
+CAPTION_LINE = 20
 FONT_SIZE = 14
+LETTER_WIDTH = 8
 
 Event = dict[str, Any]
+Truth = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A task on one device, and where its text is to stand then.
+
+    A shape is that of a sandbox made for the task; without one the worker makes its own. `texts` finds the
+    candidates in what the simulation itself says of the device, and the sheet shows `columns` pictures of
+    that size in a row.
+    """
+
+    device: str
+    shape: str | None
+    order: str
+    place: str
+    texts: Callable[[Truth], list[str]]
+    sheet: str
+    columns: int
+    picture: tuple[int, int]
+
+
+def _notepads(desktop: Truth) -> list[str]:
+    return [window["text"] for window in desktop["windows"] if window["kind"] == "notepad"]
+
+
+def _new_notes(phone: Truth) -> list[str]:
+    return list(phone["notes"][:1])
+
+
+TRIALS = (
+    Trial(
+        device="computer",
+        shape=None,
+        order="Open notepad and type",
+        place="the notepad on the simulated desktop",
+        texts=_notepads,
+        sheet="demo-screens.png",
+        columns=3,
+        picture=(480, 270),
+    ),
+    Trial(
+        device="phone",
+        shape=PHONE_SHAPE,
+        order="Open notes and write",
+        place="the newest note on the simulated phone",
+        texts=_new_notes,
+        sheet="demo-screens-phone.png",
+        columns=4,
+        picture=(288, 512),
+    ),
+)
 
 
 class DemoFailed(GuiAgentError):
@@ -49,10 +102,10 @@ class DemoFailed(GuiAgentError):
 
 
 def demo() -> None:
-    """Run one task on a simulated desktop, and check what it did.
+    """Run one task on a simulated desktop and one on a simulated phone, and check what they did.
 
     Everything is started on free ports with a throw-away database, whatever the environment and .env say.
-    The exit code is 0 only if the text really stands in the editor at the end.
+    The exit code is 0 only if the text really stands in the editor, and the other one in the phone's notes.
     """
     try:
         good = play(Console(highlight=False, soft_wrap=True))
@@ -64,20 +117,28 @@ def demo() -> None:
 
 
 def play(console: Console) -> bool:
-    """Whether the task did what it was told. Nobody watches: a child that dies is a failure of the demo."""
-    text = f"Hello World {secrets.choice(WORDS)} {secrets.randbelow(900) + 100}"
-    instruction = f"Open notepad and type {text}"
+    """Whether both tasks did what they were told. Nobody watches: a child that dies is a failure."""
     plan = Plan(environment=isolated(os.environ), port=free_port())
     with running(plan, Screen().say) as stack, httpx.Client(trust_env=False, timeout=SILENCE_SECONDS) as http:
-        task = submit(http, plan.url, instruction)
-        console.print(f"\nTask      {instruction}\n")
-        events = list(follow(http, plan.url, task, console))
-        sheet = contact_sheet(pictures(http, events))
-        console.print(f"\nScreens   {save(sheet)}")
-        good = verdict(console, text, notepads(http, plan.url, task, stack.sandbox))
+        done = [run(trial, console, http, stack) for trial in TRIALS]
+        good = all(done)
         if not good:
             show_logs(console, stack)
     return good
+
+
+def run(trial: Trial, console: Console, http: httpx.Client, stack: Stack) -> bool:
+    """Whether the task did what it was told."""
+    url = stack.plan.url
+    text = f"Hello World {secrets.choice(WORDS)} {secrets.randbelow(900) + 100}"
+    instruction = f"{trial.order} {text}"
+    task = submit(http, url, instruction, trial.shape)
+    console.print(f"\nTask      on a {trial.device}: {instruction}\n")
+    events = list(follow(http, url, task, console))
+    sheet = contact_sheet(pictures(http, url, events), trial.picture, trial.columns)
+    console.print(f"\nScreens   {save(sheet, trial.sheet)}")
+    device = truth(http, url, task, stack.sandbox)
+    return verdict(console, trial.place, text, trial.texts(device) if device else [])
 
 
 def isolated(environment: Environment) -> Environment:
@@ -91,9 +152,13 @@ def isolated(environment: Environment) -> Environment:
     return {**kept, "AGENT_SETTLE_SECONDS": SETTLE_SECONDS}
 
 
-def submit(http: httpx.Client, url: str, instruction: str) -> str:
-    """Posts the task and returns its id."""
-    answer = http.post(f"{url}/api/agent/task/submit", json={"instruction": instruction}).raise_for_status()
+def submit(http: httpx.Client, url: str, instruction: str, shape: str | None) -> str:
+    """Posts the task, at a new sandbox of a shape if there is one, and returns its id."""
+    body = {"instruction": instruction}
+    if shape is not None:
+        made = http.post(f"{url}/api/sandbox/create", json={"shape": shape}).raise_for_status()
+        body["sandbox_id"] = made.json()["sandbox_id"]
+    answer = http.post(f"{url}/api/agent/task/submit", json=body).raise_for_status()
     return str(answer.json()["task_id"])
 
 
@@ -130,26 +195,23 @@ def told(event: Event) -> str:
     return str(event["message"])
 
 
-def notepads(http: httpx.Client, url: str, task: str, sandbox: str) -> list[str]:
-    """The true texts of the desktop's notepad windows, asked of the simulation and not of the agent."""
+def truth(http: httpx.Client, url: str, task: str, sandbox: str) -> Truth | None:
+    """What the task's device is really like, asked of the simulation and not of the agent."""
     status = http.get(f"{url}/api/agent/task/status/{task}").raise_for_status().json()
     if status["sandbox_info"] is None:
-        return []
+        return None
     name = status["sandbox_info"]["sandbox_id"]
-    desktop = http.get(f"{sandbox}/simulated/sandboxes/{name}").raise_for_status().json()
-    return [window["text"] for window in desktop["windows"] if window["kind"] == "notepad"]
+    return dict(http.get(f"{sandbox}/simulated/sandboxes/{name}").raise_for_status().json())
 
 
-def verdict(console: Console, wanted: str, found: list[str]) -> bool:
-    """Says and returns whether a notepad holds the text and nothing else."""
+def verdict(console: Console, place: str, wanted: str, found: list[str]) -> bool:
+    """Says and returns whether the text, and nothing else, stands where it should."""
     good = wanted in [text.strip() for text in found]
-    seen = " and ".join(map(repr, found)) or "no notepad"
     if good:
-        console.print(
-            Text(f"Checked   the notepad on the simulated desktop holds {wanted!r}", style="bold green")
-        )
+        console.print(Text(f"Checked   {place} holds {wanted!r}", style="bold green"))
     else:
-        console.print(Text(f"Failed    wanted {wanted!r} in a notepad, found {seen}", style="bold red"))
+        seen = " and ".join(map(repr, found)) or "nothing"
+        console.print(Text(f"Failed    {place} should hold {wanted!r}, found {seen}", style="bold red"))
     return good
 
 
@@ -160,44 +222,48 @@ def show_logs(console: Console, stack: Stack) -> None:
             console.print(Text(f"{child.name} │ {line}", style="dim"))
 
 
-def pictures(http: httpx.Client, events: list[Event]) -> Iterator[tuple[str, Image.Image]]:
+def pictures(http: httpx.Client, url: str, events: list[Event]) -> Iterator[tuple[str, Image.Image]]:
     """Every screenshot with a caption: its step and what was done next."""
     actions = {event["step"]: event["content"] for event in events if event["type"] == "action"}
     for event in events:
         if event["type"] == "observation" and event["screenshot"]:
-            answer = http.get(event["screenshot"]).raise_for_status()
+            answer = http.get(urljoin(url, event["screenshot"])).raise_for_status()
             yield (
                 f"{event['step']}  {actions.get(event['step'], 'the end')}",
                 Image.open(BytesIO(answer.content)),
             )
 
 
-def contact_sheet(pictures: Iterable[tuple[str, Image.Image]]) -> Image.Image:
-    """The pictures in a grid, in order."""
-    tiles = [tile(caption, picture) for caption, picture in pictures]
-    columns, rows = min(COLUMNS, max(1, len(tiles))), max(1, -(-len(tiles) // COLUMNS))
-    width, height = THUMBNAIL[0] + MARGIN, THUMBNAIL[1] + CAPTION_HEIGHT + MARGIN
+def contact_sheet(
+    pictures: Iterable[tuple[str, Image.Image]], size: tuple[int, int], columns: int
+) -> Image.Image:
+    """The pictures in a grid, in order, each made to fit the size."""
+    tiles = [tile(caption, picture, size) for caption, picture in pictures]
+    columns, rows = min(columns, max(1, len(tiles))), max(1, -(-len(tiles) // columns))
+    width, height = size[0] + MARGIN, size[1] + CAPTION_LINES * CAPTION_LINE + MARGIN
     sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
     for number, one in enumerate(tiles):
-        row, column = divmod(number, COLUMNS)
+        row, column = divmod(number, columns)
         sheet.paste(one, (MARGIN + column * width, MARGIN + row * height))
     return sheet
 
 
-def tile(caption: str, picture: Image.Image) -> Image.Image:
+def tile(caption: str, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A picture, made small, over its caption."""
-    made = Image.new("RGB", (THUMBNAIL[0], THUMBNAIL[1] + CAPTION_HEIGHT), "white")
-    made.paste(ImageOps.pad(picture.convert("RGB"), THUMBNAIL, color="white"))
+    made = Image.new("RGB", (size[0], size[1] + CAPTION_LINES * CAPTION_LINE), "white")
+    made.paste(ImageOps.pad(picture.convert("RGB"), size, color="white"))
     drawing = ImageDraw.Draw(made)
-    shown = textwrap.shorten(caption, CAPTION_LETTERS, placeholder="…")
-    drawing.text((2, THUMBNAIL[1] + 8), shown, fill="black", font=ImageFont.load_default(FONT_SIZE))
+    lines = textwrap.wrap(caption, size[0] // LETTER_WIDTH, max_lines=CAPTION_LINES, placeholder="…")
+    for number, line in enumerate(lines):
+        at = (2, size[1] + 4 + CAPTION_LINE * number)
+        drawing.text(at, line, fill="black", font=ImageFont.load_default(FONT_SIZE))
     return made
 
 
-def save(sheet: Image.Image) -> Path:
+def save(sheet: Image.Image, name: str) -> Path:
     """Writes the sheet to the current folder, or else to the folder of temporary files; returns its path."""
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         with suppress(OSError):
-            sheet.save(folder / SHEET)
-            return folder / SHEET
-    raise DemoFailed(f"no folder to write {SHEET} to")
+            sheet.save(folder / name)
+            return folder / name
+    raise DemoFailed(f"no folder to write {name} to")

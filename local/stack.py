@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -16,14 +15,12 @@ from urllib.parse import urlsplit
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
-from local.binaries import INSTALL
 from local.folders import Folder, keep_secret, remove_abandoned, temporary_folder
 from local.keepers import Keeper, Kept, Service
 from local.processes import Child, Program, answers_200, stop_all
 from local.servers import LOOPBACK, Postgres, Server, Valkey
 from shared import keys as api_keys
 from shared.db import Database
-from shared.errors import ConfigurationError
 from shared.secrets import without_user
 from shared.settings import StorageSettings, is_loopback
 
@@ -34,7 +31,7 @@ STOP_SECONDS = 5
 WATCH_SECONDS = 0.1
 LOG_BYTES = 20_000_000  # a log that has grown larger begins anew
 KEY_FILE = "credentials.key"
-OURS = ("postgres", "valkey", "logs", KEY_FILE)
+OURS = ("postgres", "valkey", "screenshots", "logs", KEY_FILE)
 THROWAWAY = "throw-away: gone when this stops (up --state-dir PATH keeps it)"
 # What the stand-ins let in. They guard nothing, so these are no secrets.
 SIMULATED_KEY = "simulated-lybic-key"
@@ -182,6 +179,7 @@ class Stack:
         self._open_folder()
         self._environment.update(_child_defaults(self._environment))
         self._environment["CREDENTIALS_KEYS"] = self._credentials_key()
+        self._environment.setdefault("SCREENSHOT_STORE", str(self._path / "screenshots"))
         self._start_stand_ins()
         self._start_database()
         self._start_redis()
@@ -269,8 +267,6 @@ class Stack:
     def _start_stand_ins(self) -> None:
         """Starts them without waiting: they get ready while the database is made."""
         if self.plan.sandbox is None:
-            if find_spec("PIL") is None:
-                raise ConfigurationError(f"simulated sandboxes need pillow: {INSTALL}, or set LYBIC_API_KEY")
             keys = [f"--api-key={key}" for key in (SIMULATED_KEY, *MANUAL_LYBIC_KEYS)]
             known = [f"--sandbox={sandbox_id}" for sandbox_id in MANUAL_SANDBOXES]
             self._stand_ins["sandbox"] = self._run("sandbox", "local.sandbox", *keys, *known)

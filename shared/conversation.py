@@ -23,6 +23,8 @@ class Message:
     role: Role
     text: str = ""
     screenshot: str | None = None
+    picture: str | None = None
+    """The screenshot's name in the store, if it is kept there."""
     pinned: bool = False
     """Kept however long the conversation grows: the prompts and instructions."""
 
@@ -39,7 +41,7 @@ def step_messages(step: "Step") -> list[Message]:
     """What one step adds: the screen, the model's answer as it was sent, what it was told of it."""
     messages = [Message("assistant", step.raw)]
     if step.screenshot:
-        messages.insert(0, Message("user", screenshot=step.screenshot))
+        messages.insert(0, Message("user", screenshot=step.screenshot, picture=step.picture))
     if step.feedback:
         messages.append(Message("user", step.feedback))
     return messages

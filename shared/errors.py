@@ -13,6 +13,8 @@ GuiAgentError
 ├── TooManyRequests           the API key's rate is used up
 │   └── TooManyActiveJobs
 ├── StorageUnavailable        PostgreSQL does not answer
+├── PictureNotFound           the store has no such screenshot
+├── PicturesUnavailable       the store of screenshots does not answer
 ├── LeaseLost                 another run owns the job, or may by now
 ├── CredentialsRejected       the sandbox or the model refused the key
 ├── ModelError                the model can't be asked
@@ -39,6 +41,7 @@ JOB_CODES = frozenset(
         "sandbox_lost",
         "agent_failed",
         "loop_detected",
+        "budget_exceeded",
         "credentials_rejected",
         "internal",
     }
@@ -134,6 +137,19 @@ class StorageUnavailable(GuiAgentError):
     """PostgreSQL refused or dropped the connection; nothing was changed, or all of it was."""
 
     code = "storage_unavailable"
+    retryable = True
+
+
+class PictureNotFound(GuiAgentError):
+    """The store has no such screenshot, or not any more."""
+
+    code = "screenshot_not_found"
+
+
+class PicturesUnavailable(GuiAgentError):
+    """The store of screenshots does not answer."""
+
+    code = "screenshots_unavailable"
     retryable = True
 
 

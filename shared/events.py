@@ -25,9 +25,10 @@ def status(status: JobStatus, **more: Any) -> NewEvent:
     return NewEvent("status", {"status": status.value, **more})
 
 
-def observation(screenshot: str | None, step: int) -> NewEvent:
-    """What the screen shows, as the URL of a picture, before the step of this number."""
-    return NewEvent("observation", {"screenshot": screenshot, "step": step})
+def observation(screenshot: str | None, step: int, picture: str | None = None) -> NewEvent:
+    """What the screen shows before the step of this number: a picture's URL, and its name in our store."""
+    kept = {"picture": picture} if picture else {}
+    return NewEvent("observation", {"screenshot": screenshot, "step": step, **kept})
 
 
 def thinking(thought: str, step: int) -> NewEvent:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
-from shared import events
+from shared import disposal, events
 from shared.errors import IdempotencyConflict, JobConflict, JobNotFound, LeaseLost
 from shared.events import NewEvent
 from shared.models import Event, Job, Step
@@ -153,6 +153,31 @@ def event_counts(session: Session, job_ids: Collection[UUID]) -> dict[UUID, int]
     """How many events each of the jobs has."""
     counted = session.execute(select(Job.id, Job.event_count).where(Job.id.in_(job_ids)))
     return {row.id: row.event_count for row in counted}
+
+
+def with_old_pictures(session: Session, *, days: float, limit: int) -> Sequence[UUID]:
+    """Some jobs that ended so many days ago, and whose screenshots are still kept.
+
+    Not always the same ones: those of one of them may resist.
+    """
+    old = and_(Job.has_pictures, Job.finished_at < func.now() - timedelta(days=days))
+    return session.scalars(select(Job.id).where(old).order_by(func.random()).limit(limit)).all()
+
+
+def is_new_picture(session: Session, job_id: UUID, name: str, *, seconds: float) -> bool:
+    """Whether the job told of the screenshot of this name so recently that it may be on its way."""
+    told = select(Event.seq).where(
+        Event.job_id == job_id,
+        Event.payload["picture"].astext == name,
+        Event.created_at > _asked() - timedelta(seconds=seconds),
+    )
+    return session.scalar(select(told.exists())) is True
+
+
+def forget_pictures(session: Session, job_id: UUID) -> None:
+    """The job's screenshots are gone."""
+    session.execute(update(Step).where(Step.job_id == job_id).values(picture=None))
+    session.execute(update(Job).where(Job.id == job_id).values(has_pictures=False))
 
 
 LONGEST_CHAIN = 50
@@ -408,9 +433,10 @@ def close_step(
     *,
     feedback: str | None = None,
     action_ms: int | None = None,
+    **values: Any,
 ) -> None:
-    """Records the outcome of a step."""
-    write(session, lease, new_events, progress=progress)
+    """Records the outcome of a step; `values` are columns of the job."""
+    write(session, lease, new_events, progress=progress, **values)
     session.execute(
         update(Step)
         .where(Step.job_id == lease.job_id, Step.number == number, Step.run == lease.run)
@@ -433,6 +459,8 @@ def _end_run(session: Session, lease: Lease, last: NewEvent, status: JobStatus, 
     """Ends the run in one go: status, last event, and no step left open."""
     write(session, lease, [last], **_ending(status, **values))
     _interrupt(session, lease.job_id)
+    if status.terminal:
+        disposal.release(session, [lease.job_id])
 
 
 def finish(session: Session, lease: Lease, output: str) -> None:
@@ -499,6 +527,8 @@ def _request_cancel(session: Session, whose: ColumnElement[bool]) -> Sequence[Jo
         .execution_options(synchronize_session=False, populate_existing=True)
     ).all()
     events.tell(session, {job.id: job.event_count for job in ended}, events.cancelled())
+    if ended:
+        disposal.release(session, [job.id for job in ended])
     return marked
 
 

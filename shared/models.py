@@ -16,7 +16,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.states import JobStatus, StepStatus
@@ -41,6 +41,7 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         JSON: JSONB(),
         list[JSON]: JSONB(),
+        list[str]: JSONB(),
         bytes: LargeBinary(),
     }
 
@@ -102,6 +103,7 @@ class Job(Base):
             "owner_id",
             postgresql_where=text("owner_id IS NOT NULL AND finished_at IS NULL"),
         ),
+        Index("ix_jobs_pictures", "finished_at", postgresql_where=text("has_pictures")),
         Index(
             "ix_jobs_metadata",
             "metadata",
@@ -165,6 +167,10 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
+    notes: Mapped[list[str] | None]
+    """What was remembered from earlier jobs when this one began; None if it did not ask."""
+    has_pictures: Mapped[bool] = mapped_column(server_default="false")
+    """The store keeps screenshots of it."""
     paused: Mapped[timedelta] = mapped_column(server_default="0")
     """How long it waited for humans; that does not count towards its time limit."""
 
@@ -182,6 +188,8 @@ class Step(Base):
     status: Mapped[str] = mapped_column(server_default=StepStatus.INTENDED.value)
     screenshot: Mapped[str | None]
     """URL of the picture that the decision was made on."""
+    picture: Mapped[str | None]
+    """Its name in the store of screenshots."""
     raw: Mapped[str]
     """The model's answer as it was sent."""
     thought: Mapped[str]
@@ -210,4 +218,48 @@ class Event(Base):
     type: Mapped[str]
     payload: Mapped[JSON]
     """The fields of its type; the envelope is added where it is read."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Sandbox(Base):
+    """A sandbox that was made for a job, until it is deleted. Its row is there before the sandbox is."""
+
+    __tablename__ = "sandboxes"
+    __table_args__ = (
+        Index("ix_sandboxes_key", "key", unique=True),
+        Index("ix_sandboxes_due", "delete_at", postgresql_where=text("delete_at IS NOT NULL")),
+    )
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    """The job that it was made for; its name at Lybic is made of this id."""
+    sandbox_id: Mapped[str | None]
+    """None until Lybic has answered: it may exist all the same, and is then found by its name."""
+    key: Mapped[str | None]
+    """As in `Job.sandbox_key`."""
+    credentials: Mapped[bytes]
+    """`shared.schemas.LybicCredentials`, encrypted: who may delete it. Gone with the row."""
+    linger: Mapped[timedelta]
+    """How long it stays after each job that used it."""
+    delete_at: Mapped[datetime | None]
+    """When it may be deleted, unless a job uses it then. None while its first job goes on."""
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    """How often deleting it was tried."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Note(Base):
+    """What a model asked to remember, for later jobs of the same owner."""
+
+    __tablename__ = "notes"
+    __table_args__ = (
+        Index("ix_notes_words", "words", postgresql_using="gin"),
+        Index("ix_notes_owner_id", "owner_id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner_id: Mapped[UUID | None] = mapped_column(ForeignKey("api_keys.id"))
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    step: Mapped[int]
+    content: Mapped[str]
+    words: Mapped[Any] = mapped_column(TSVECTOR)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

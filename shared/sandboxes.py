@@ -6,10 +6,12 @@ It builds URLs without escaping, so ids are escaped before it sees them.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx
 from lybic import LybicAPIError, LybicAuth, LybicClient, LybicError
@@ -32,6 +34,11 @@ HELD = {"wait", "keyboard:hotkey", "touch:longPress"}
 """Actions whose `duration`, in milliseconds, the sandbox lets pass before it answers."""
 LONGEST_MESSAGE = 500
 LONGEST_NAME = 200
+
+
+def name_for(job_id: UUID) -> str:
+    """The name of a sandbox that is made for a job."""
+    return f"task-{job_id}"
 
 
 class SandboxService:
@@ -71,6 +78,23 @@ class SandboxService:
         """`PENDING`, `RUNNING`, `STOPPED` or `ERROR`."""
         async with self._translated():
             return str(await self._sdk.sandbox.get_status(_escaped(sandbox_id)))
+
+    async def named(self, name: str) -> list[str]:
+        """The ids of the sandboxes of this name: how one is found whose creation was cut off."""
+        async with self._translated():
+            found = await self._sdk.sandbox.list()
+        return [one.id for one in found if one.name == name]
+
+    async def extend_life(self, sandbox_id: str, seconds: int) -> None:
+        """Gives the sandbox so many seconds to live from now on."""
+        async with self._translated():
+            await self._sdk.sandbox.extend_life(_escaped(sandbox_id), seconds)
+
+    async def delete(self, sandbox_id: str) -> None:
+        """Ends the sandbox; one that does not exist is as good as deleted."""
+        with suppress(SandboxLost):
+            async with self._translated():
+                await self._sdk.sandbox.delete(_escaped(sandbox_id))
 
     async def preview(self, sandbox_id: str) -> SandboxActionResponseDto:
         """The screen and the cursor as they are."""
@@ -120,6 +144,7 @@ class SandboxService:
             virtualization=shape.virtualization if shape else None,
             architecture=shape.architecture if shape else None,
             hardware_accelerated_encoding=shape.hardwareAcceleratedEncoding if shape else None,
+            expires_at=_moment(sandbox.expiresAt),
         )
 
     def _kept(self, said: object, longest: int) -> str:
@@ -142,6 +167,14 @@ class SandboxService:
 
 def _lost_answer(message: str, *, effect: bool, **details: object) -> SandboxError:
     return OutcomeUnknown(message, **details) if effect else SandboxUnavailable(message, **details)
+
+
+def _moment(said: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(said)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _escaped(sandbox_id: str) -> str:

@@ -1,15 +1,17 @@
 """Shapes that several packages speak: what a job is asked to do, with what, and what became of it."""
 
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
 from shared.settings import normal_url
 
 Language = Literal["auto", "zh", "en"]
-Dialect = Literal["doubao"]
+Dialect = Literal["doubao", "ui-tars-1.5"]
+Vocabulary = Literal["computer", "mobile"]
 Url = Annotated[str, AfterValidator(normal_url)]
 
 
@@ -46,6 +48,10 @@ class JobOptions(Frozen):
     model_base_url: Url
     dialect: Dialect = "doubao"
     keep_sandbox: bool
+    max_model_calls: int | None = None
+    max_tokens: int | None = None
+    """Of the model's input and output together."""
+    use_memory: bool = False
 
 
 class Idempotency(Frozen):
@@ -84,7 +90,18 @@ class SandboxInfo(Frozen):
     virtualization: str | None = None
     architecture: str | None = None
     hardware_accelerated_encoding: bool | None = None
+    expires_at: datetime | None = None
+    """When Lybic ends it, unless its life is extended; as of its making."""
     created_by_task: bool = False
+
+    @field_serializer("expires_at", when_used="json-unless-none")
+    def _to_the_millisecond(self, moment: datetime) -> str:
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def vocabulary_of(os: str | None) -> Vocabulary:
+    """What a model may do in a sandbox with this operating system, in Lybic's own words for it."""
+    return "mobile" if os == "Android" else "computer"
 
 
 class Usage(Frozen):
@@ -93,6 +110,11 @@ class Usage(Frozen):
     model_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterable
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
-from shared.schemas import Credentials
+from shared.schemas import Frozen
 from shared.settings import StorageSettings
+
+T = TypeVar("T", bound=Frozen)
 
 REDACTED = "[redacted]"
 SHORTEST_SECRET = 6  # shorter ones would tear holes into ordinary text
@@ -31,21 +34,22 @@ class Vault:
             raise ConfigurationError("CREDENTIALS_KEYS holds something that is no Fernet key") from None
         self._fernet = MultiFernet(keys)
 
-    def seal(self, credentials: Credentials) -> bytes:
-        """The credentials as an encrypted token."""
-        plain = credentials.model_dump(mode="json")
-        plain["lybic"]["api_key"] = credentials.lybic.api_key.get_secret_value()
-        plain["model_key"] = credentials.model_key.get_secret_value()
-        return self._fernet.encrypt(json.dumps(plain).encode())
+    def seal(self, secret: Frozen) -> bytes:
+        """What may be sealed is a model: its secrets are in the token, which is encrypted."""
+        return self._fernet.encrypt(json.dumps(secret.model_dump(), default=_revealed).encode())
 
-    def open(self, token: bytes) -> Credentials:
-        """The credentials of a token. Raises `ConfigurationError` if no key of ours sealed it."""
+    def open(self, token: bytes, kind: type[T]) -> T:
+        """The model of a token. Raises `ConfigurationError` if no key of ours sealed it."""
         try:
-            return Credentials.model_validate_json(self._fernet.decrypt(token))
+            return kind.model_validate_json(self._fernet.decrypt(token))
         except InvalidToken:
             raise ConfigurationError(
                 "stored credentials were encrypted with a key not in CREDENTIALS_KEYS"
             ) from None
+
+
+def _revealed(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def redact(text: str, secrets: Iterable[SecretStr | None]) -> str:

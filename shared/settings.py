@@ -142,6 +142,12 @@ class LybicSettings(_Group):
         validation_alias="SANDBOX_LIFE_SECONDS",
         description="Life span of the sandboxes that are created for tasks that name none.",
     )
+    linger_seconds: float = Field(
+        300,
+        ge=0,
+        validation_alias="SANDBOX_LINGER_SECONDS",
+        description="How long a sandbox that was created for a task stays after it, for a follow-up.",
+    )
     timeout_seconds: float = Field(
         20,
         gt=0,
@@ -174,6 +180,21 @@ class ModelSettings(_Group):
         gt=0,
         validation_alias="MODEL_TIMEOUT_SECONDS",
         description="Longest wait for one answer of the model.",
+    )
+    fallback_name: str | None = Field(
+        None,
+        validation_alias="MODEL_FALLBACK_NAME",
+        description="Model that is asked where the first one does not answer, even when asked again.",
+    )
+    fallback_endpoint: str | None = Field(
+        None,
+        validation_alias="MODEL_FALLBACK_ENDPOINT",
+        description="Its OpenAI-compatible base URL; unset: ARK_API_ENDPOINT.",
+    )
+    fallback_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="MODEL_FALLBACK_API_KEY",
+        description="Its API key; unset: ARK_API_KEY, if it is at ARK_API_ENDPOINT.",
     )
     max_output_tokens: int = Field(
         2048,
@@ -232,7 +253,7 @@ class AgentSettings(_Group):
         ge=0,
         le=60,
         validation_alias="AGENT_SETTLE_SECONDS",
-        description="Pause between acting and observing, for the screen to settle.",
+        description="Longest wait after an action for the screen to settle; over when two looks are alike.",
     )
     max_screenshots: int = Field(
         5, ge=1, validation_alias="AGENT_MAX_SCREENSHOTS", description="Most screenshots in a model request."
@@ -242,6 +263,42 @@ class AgentSettings(_Group):
         ge=2,
         validation_alias="AGENT_MAX_MESSAGES",
         description="Most text messages in a model request, beside the system prompt and the instruction.",
+    )
+
+    loop_nudge: int = Field(
+        3,
+        ge=2,
+        validation_alias="AGENT_LOOP_NUDGE",
+        description="The same action so often, on a screen that does not change: the model is told.",
+    )
+    loop_limit: int = Field(
+        6,
+        ge=2,
+        validation_alias="AGENT_LOOP_LIMIT",
+        description="The same action so often, on a screen that does not change: the task ends.",
+    )
+    notes: int = Field(
+        5,
+        ge=1,
+        validation_alias="AGENT_NOTES",
+        description="Most notes of earlier tasks that a task with use_memory is given.",
+    )
+
+
+class PictureSettings(_Group):
+    """The screenshots that tasks leave behind."""
+
+    store: str | None = Field(
+        None,
+        validation_alias="SCREENSHOT_STORE",
+        description="Where they are kept: a folder, or a URL such as s3://bucket/prefix (credentials as the "
+        "AWS tools take them). Unset: not at all; `lybic-guiagent up` keeps them beside its database.",
+    )
+    days: float = Field(
+        7,
+        gt=0,
+        validation_alias="SCREENSHOT_DAYS",
+        description="How long they are kept after the end of their task.",
     )
 
 
@@ -266,6 +323,12 @@ class WorkerSettings(_Group):
         gt=0,
         validation_alias="SWEEP_SECONDS",
         description="How often each worker looks for tasks that nobody holds.",
+    )
+    clean_seconds: float = Field(
+        5,
+        gt=0,
+        validation_alias="CLEAN_SECONDS",
+        description="How often each worker looks for sandboxes and screenshots that nobody needs any more.",
     )
     drain_seconds: float = Field(
         20,
@@ -293,6 +356,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     redis: RedisSettings = Field(default_factory=RedisSettings)
     agent: AgentSettings = Field(default_factory=AgentSettings)
+    pictures: PictureSettings = Field(default_factory=PictureSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
 
     @cached_property

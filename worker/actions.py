@@ -156,7 +156,7 @@ _TWO_WORDS = re.compile(
     r"|\b(back)[ _-](space)\b|\b(arrow)[ _-](up|down|left|right)\b|\b(up|down|left|right)[ _-](arrow)\b",
     re.IGNORECASE,
 )
-_HYPHEN = re.compile(r"(?<=[a-z0-9])-(?=[a-z0-9])", re.IGNORECASE)
+_BETWEEN = re.compile(r"(?<=[a-z0-9])(?:-|,\s{0,9})(?=[a-z0-9])", re.IGNORECASE)
 _F_OR_KEYPAD = re.compile(r"(f)([1-9]|1[0-9]|2[0-4])|(kp_)([a-z0-9_]+)", re.IGNORECASE)
 _KEYSYM = re.compile(r"[A-Za-z0-9_]{2,32}")
 _KEYS: Final = {
@@ -226,7 +226,8 @@ _KEYS: Final = {
 def xdotool_keys(text: str) -> list[str]:
     """The xdotool names of a key combination as models write it; ValueError when it is none.
 
-    Keys stand apart by blanks, `+` or a hyphen between words; a `+` at the end is the plus key itself.
+    Keys stand apart by blanks, `+`, or a hyphen or comma between words; a `+` at the end is the plus key
+    itself.
 
     >>> xdotool_keys("Ctrl shift page down")
     ['ctrl', 'shift', 'Page_Down']
@@ -236,7 +237,7 @@ def xdotool_keys(text: str) -> list[str]:
     text = text[:200].strip()
     plus = ["+"] if _PLUS_KEY.search(text) else []
     joined = _TWO_WORDS.sub(lambda words: "".join(filter(None, words.groups())), text)
-    keys = _HYPHEN.sub("+", joined).replace("+", " ").split() + plus
+    keys = _BETWEEN.sub("+", joined).replace("+", " ").split() + plus
     if not 1 <= len(keys) <= MAX_KEYS:
         raise ValueError(f"give 1 to {MAX_KEYS} keys separated by spaces")
     return [_xdotool_key(key) for key in keys]

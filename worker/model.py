@@ -1,25 +1,31 @@
 """The edge to the model: any OpenAI-compatible endpoint, through the `openai` package."""
 
+import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import httpx
 import openai
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletion, ChatCompletionMessage, ChatCompletionMessageParam
 from pydantic import SecretStr
 
 from shared.conversation import Message
 from shared.errors import CredentialsRejected, ModelError, ModelUnavailable, SandboxError
 from shared.portal import Portal
+from shared.profiles import profile_of
 from shared.schemas import JobOptions, Usage
 from shared.secrets import clean, redact
-from shared.settings import ModelSettings
+from shared.settings import ModelSettings, normal_url
+from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.retries import retrying
-from worker.screenshots import AllowedHosts, ScreenshotFetcher, checked, is_local
+from worker.screenshots import checked, is_local
 from worker.stop import Stop
+
+log = logging.getLogger(__name__)
 
 LONGEST_ANSWER = 100_000
 LONGEST_MESSAGE = 500
@@ -27,38 +33,69 @@ MOST_TOKENS = 10_000_000  # of one answer; more is nonsense
 SCREENSHOT_GONE = "(this screenshot is no longer available)"
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is asked, by which name, and with which key."""
+
+    name: str
+    base_url: str
+    key: SecretStr
+
+
+def endpoints(options: JobOptions, key: SecretStr, settings: ModelSettings) -> list[Endpoint]:
+    """The model that a job asks, and the one that is asked where that does not answer."""
+    first = Endpoint(options.model_name, options.model_base_url, key)
+    if settings.fallback_name is None:
+        return [first]
+    base_url = normal_url(settings.fallback_endpoint or settings.endpoint)
+    # A key goes to the endpoint that it was given for, and to no other.
+    own = settings.fallback_api_key or (
+        settings.api_key if base_url == normal_url(settings.endpoint) else None
+    )
+    return [first, Endpoint(settings.fallback_name, base_url, own)] if own else [first]
+
+
 class OpenAIModel:
-    """One run's access to the model."""
+    """One run's access to a model. A fallback must write the job's dialect."""
 
     def __init__(
         self,
-        key: SecretStr,
-        options: JobOptions,
+        endpoint: Endpoint,
         settings: ModelSettings,
         *,
         portal: Portal,
         stop: Stop,
-        screenshot_hosts: AllowedHosts,
+        pictures: Pictures,
+        fallback: "OpenAIModel | None" = None,
     ) -> None:
-        self._key = key
-        self._name = options.model_name
+        self._key = endpoint.key
+        self._name = endpoint.name
         self._settings = settings
         self._portal = portal
         self._stop = stop
+        self._pictures = pictures
+        self._fallback = fallback
         self._client = AsyncOpenAI(
-            api_key=key.get_secret_value(),
-            base_url=options.model_base_url,
+            api_key=endpoint.key.get_secret_value(),
+            base_url=endpoint.base_url,
             http_client=portal.http,  # type: ignore[arg-type]  # it takes httpx's clients as well as httpx2's
             timeout=settings.timeout_seconds,
             max_retries=0,
         )
-        self._screenshots = ScreenshotFetcher(portal.http, screenshot_hosts)
-        self._local = is_local(httpx.URL(options.model_base_url))
-        # Doubao thinks aloud by default, which only costs time here; others refuse the field.
-        self._extra = {"thinking": {"type": "disabled"}} if "doubao" in self._name.lower() else None
+        self._local = is_local(httpx.URL(endpoint.base_url))
+        self._extra = profile_of(endpoint.name).extra_body or None
 
     def answer(self, messages: Sequence[Message]) -> Answer:
         """What the model says next."""
+        try:
+            return self._answer(messages)
+        except ModelUnavailable as error:
+            if self._fallback is None:
+                raise
+            log.warning("%s; the fallback is asked", error.message)
+            return self._fallback.answer(messages)
+
+    def _answer(self, messages: Sequence[Message]) -> Answer:
         began = time.monotonic()
         completion = self._stop.wait_for(self._portal.start(self._ask, messages))
         elapsed = round((time.monotonic() - began) * 1000)
@@ -82,18 +119,18 @@ class OpenAIModel:
         if message.screenshot is None:
             return cast(ChatCompletionMessageParam, {"role": message.role, "content": message.text})
         try:
-            url = await self._image(message.screenshot)
+            url = await self._image(message.screenshot, message.picture)
         except SandboxError:
             if newest:
                 raise
             return {"role": "user", "content": SCREENSHOT_GONE}
         return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
 
-    async def _image(self, url: str) -> str:
+    async def _image(self, url: str, name: str | None) -> str:
         how, address = self._settings.image, checked(url)
         if how == "url" or (how == "auto" and not self._local and not is_local(address)):
             return url
-        return await retrying(lambda: self._screenshots.data_url(address))
+        return (await self._pictures.get(url, name)).data_url
 
     async def _complete(self, messages: list[ChatCompletionMessageParam]) -> ChatCompletion:
         try:
@@ -128,9 +165,9 @@ class OpenAIModel:
 
 
 def _has_message(completion: ChatCompletion) -> bool:
-    choice = completion.choices[0] if completion.choices else None
-    content = getattr(getattr(choice, "message", None), "content", None)
-    return choice is not None and isinstance(content, str | None)
+    choices: object = completion.choices
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    return isinstance(message, ChatCompletionMessage) and isinstance(message.content, str | None)
 
 
 def _usage(completion: ChatCompletion) -> Usage:

@@ -8,10 +8,12 @@ from uuid import UUID
 
 from shared.db import Database
 from shared.errors import StorageUnavailable
+from shared.pictures import PictureStore
 from shared.portal import Portal
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker, connect
+from worker.janitor import Janitor
 from worker.lease import LeaseKeeper
 from worker.runner import Claimed, Runner
 from worker.stop import Reason
@@ -27,7 +29,7 @@ class Process:
     """What the threads of a worker process share. Raises `ConfigurationError` when made."""
 
     def __init__(self, settings: Settings, *, name: str, concurrency: int) -> None:
-        vault = Vault(settings.storage)
+        vault, store = Vault(settings.storage), PictureStore.connect(settings.pictures)
         self._settings = settings.worker
         self._db = Database.connect(settings.storage, name=f"guiagent {name}")
         self._portal = Portal()
@@ -41,12 +43,15 @@ class Process:
             vault=vault,
             waker=Waker(connect(settings.redis)),
             portal=self._portal,
+            store=store,
             keeper=self._keeper,
             name=name,
         )
         self._slots = BoundedSemaphore(concurrency)
         self._swept = ThreadPoolExecutor(concurrency, thread_name_prefix="swept")
         self._sweeper = Sweeper(self._sweep, settings.worker.sweep_seconds)
+        janitor = Janitor(settings, db=self._db, vault=vault, portal=self._portal, store=store)
+        self._cleaner = Sweeper(janitor.clean, settings.worker.clean_seconds)
 
     def run(self, job_id: UUID) -> None:
         """Runs the job that a message names, if it is free, when there is a slot."""
@@ -75,6 +80,7 @@ class Process:
     def close(self) -> None:
         """Lets go of everything, after the last run."""
         self._sweeper.close()
+        self._cleaner.close()
         self._swept.shutdown()
         self._keeper.close()
         self._portal.close()

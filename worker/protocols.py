@@ -16,6 +16,8 @@ class Observation:
 
     screenshot: str
     screen: tuple[int, int] | None = None
+    picture: str | None = None
+    """The picture's name in the store of screenshots, if it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,14 @@ class Sandbox(Protocol):
         """The screen as it is. Raises `SandboxError`, `CredentialsRejected` or `Stopped`."""
         ...
 
+    def keep(self, observation: Observation) -> Observation:
+        """Has the picture kept, where that is wanted, and tells by which name."""
+        ...
+
+    def fingerprint(self, observation: Observation) -> str | None:
+        """What the picture looks like: the same for pictures that look the same. None if it can't be had."""
+        ...
+
     def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
         """Carries out the actions in order; `look` asks for the screen right after the last one.
 
@@ -59,6 +69,11 @@ class Recorder(Protocol):
     @property
     def step_count(self) -> int:
         """How many steps the job has had, over all runs."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What the model has been asked and what it cost, over all runs."""
         ...
 
     def failures(self) -> int:

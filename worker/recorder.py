@@ -3,17 +3,20 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from shared import events, jobs
+from shared import events, jobs, notes
 from shared.conversation import Message, Turn, conversation, trailing, window
 from shared.db import Database
 from shared.errors import LeaseLost, StorageUnavailable
 from shared.events import NewEvent
 from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Step
+from shared.schemas import Usage
 from shared.settings import AgentSettings
 from shared.states import StepStatus
 from shared.wakes import Waker
@@ -62,6 +65,8 @@ class JobRecorder:
         history: Sequence[Turn],
         instruction: str,
         steps: Sequence[Step],
+        usage: Usage,
+        owner: UUID | None,
         settings: AgentSettings,
     ) -> None:
         self._db = db
@@ -73,12 +78,19 @@ class JobRecorder:
         self._history = history
         self._instruction = instruction
         self._steps = list(steps)
+        self._usage = usage
+        self._owner = owner
         self._settings = settings
 
     @property
     def step_count(self) -> int:
         """How many steps the job has had, over all runs."""
         return len(self._steps)
+
+    @property
+    def usage(self) -> Usage:
+        """What the model has been asked and what it cost, over all runs."""
+        return self._usage
 
     def failures(self) -> int:
         """How many steps in a row failed or have an unknown outcome, up to the last one."""
@@ -93,15 +105,18 @@ class JobRecorder:
         turns = [*self._history, Turn(self._instruction, self._steps)]
         messages = conversation(self._prompts, turns)
         return window(
-            [*messages, Message("user", screenshot=observation.screenshot)],
+            [*messages, Message("user", screenshot=observation.screenshot, picture=observation.picture)],
             max_screenshots=self._settings.max_screenshots,
             max_messages=self._settings.max_messages,
         )
 
     def observed(self, observation: Observation) -> None:
         """Records what the screen shows before the next step."""
-        told = [events.observation(observation.screenshot, self.step_count + 1)]
-        self._write(lambda session: jobs.write(session, self._lease, told, progress=self._progress), told)
+        told = [_seen(observation, self.step_count + 1)]
+        kept = _kept(observation)
+        self._write(
+            lambda session: jobs.write(session, self._lease, told, progress=self._progress, **kept), told
+        )
 
     def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
         """Records a decision before it is acted on."""
@@ -116,7 +131,7 @@ class JobRecorder:
             status=status,
             feedback=feedback,
         )
-        self._add(step, answer, _told(decision, thought, step.number))
+        self._add(step, answer, _told(decision, thought, step.number), _to_remember(decision))
 
     def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
         """Records an answer that holds no decision, and what the model is told of it."""
@@ -130,7 +145,7 @@ class JobRecorder:
     ) -> None:
         """Records the outcome of the last step, and the screen after it where that is known already."""
         step = self._steps[-1]
-        told = [events.observation(seen.screenshot, step.number + 1)] if seen else []
+        told = [_seen(seen, step.number + 1)] if seen else []
         self._write(
             lambda session: jobs.close_step(
                 session,
@@ -141,6 +156,7 @@ class JobRecorder:
                 self._progress,
                 feedback=feedback,
                 action_ms=milliseconds,
+                **_kept(seen),
             ),
             told,
         )
@@ -150,6 +166,7 @@ class JobRecorder:
         return Step(
             number=self.step_count + 1,
             screenshot=observation.screenshot,
+            picture=observation.picture,
             raw=answer.text,
             input_tokens=answer.usage.input_tokens,
             output_tokens=answer.usage.output_tokens,
@@ -157,13 +174,17 @@ class JobRecorder:
             **values,
         )
 
-    def _add(self, step: Step, answer: Answer, told: Sequence[NewEvent]) -> None:
-        cancel_requested_at = self._write(
-            lambda session: jobs.add_step(session, self._lease, step, answer.usage, told, self._progress),
-            told,
-            new_steps=1,
-        )
+    def _add(
+        self, step: Step, answer: Answer, told: Sequence[NewEvent], to_remember: Sequence[str] = ()
+    ) -> None:
+        def work(session: Session) -> datetime | None:
+            cancelled = jobs.add_step(session, self._lease, step, answer.usage, told, self._progress)
+            notes.remember(session, self._owner, self._lease.job_id, step.number, to_remember)
+            return cancelled
+
+        cancel_requested_at = self._write(work, told, new_steps=1)
         self._steps.append(step)
+        self._usage += answer.usage
         if cancel_requested_at is not None:
             self._stop.set(Reason.CANCELLED)  # before anything is done about this decision
 
@@ -179,6 +200,19 @@ class JobRecorder:
         if told:
             self._waker.wake(self._lease.job_id)
         return result
+
+
+def _seen(observation: Observation, step: int) -> NewEvent:
+    return events.observation(observation.screenshot, step, observation.picture)
+
+
+def _kept(seen: Observation | None) -> dict[str, bool]:
+    """The column that says so where a picture is kept."""
+    return {"has_pictures": True} if seen and seen.picture else {}
+
+
+def _to_remember(decision: Decision) -> list[str]:
+    return [note.content for note in decision.notes if note.name == "save_memory" and note.content.strip()]
 
 
 def _told(decision: Decision, thought: str, step: int) -> list[NewEvent]:

@@ -3,34 +3,47 @@
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
+from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from shared import jobs
+from shared import disposal, jobs, notes
 from shared.conversation import Turn
 from shared.db import Database
 from shared.errors import JOB_CODES, GuiAgentError, LeaseLost, StorageUnavailable
 from shared.jobs import Lease
 from shared.logging import log_context
 from shared.models import Job
+from shared.pictures import PictureStore
 from shared.portal import Portal
 from shared.prompts import resolve_language, system_prompts
 from shared.sandboxes import SandboxService
-from shared.schemas import JobOptions, LybicCredentials, SandboxInfo, sandbox_key
+from shared.schemas import (
+    Credentials,
+    JobOptions,
+    LybicCredentials,
+    SandboxInfo,
+    Usage,
+    Vocabulary,
+    sandbox_key,
+    vocabulary_of,
+)
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker
 from worker import uitars
 from worker.actions import Decision
 from worker.lease import LeaseKeeper
-from worker.loop import Failed, Finished, NeedsHuman, Outcome, StepLoop
-from worker.model import OpenAIModel
-from worker.protocols import Observation
+from worker.loop import Bounds, Failed, Finished, NeedsHuman, Outcome, StepLoop
+from worker.model import OpenAIModel, endpoints
+from worker.pictures import Pictures
+from worker.protocols import Model, Observation
 from worker.recorder import JobRecorder, persist
-from worker.sandbox import LybicSandbox, provide
-from worker.screenshots import AllowedHosts
+from worker.sandbox import LybicSandbox, find, make
+from worker.screenshots import AllowedHosts, ScreenshotFetcher
 from worker.stop import Reason, Stop, Stopped
 
 log = logging.getLogger(__name__)
@@ -58,6 +71,7 @@ class Runner:
         vault: Vault,
         waker: Waker,
         portal: Portal,
+        store: PictureStore | None,
         keeper: LeaseKeeper,
         name: str,
     ) -> None:
@@ -66,6 +80,7 @@ class Runner:
         self._vault = vault
         self._waker = waker
         self._portal = portal
+        self._store = store
         self._keeper = keeper
         self._name = name
         self._screenshot_hosts = AllowedHosts(settings.lybic_endpoints, settings.lybic.screenshot_hosts)
@@ -135,50 +150,92 @@ class Runner:
         if job.crashes >= self._settings.worker.max_runs:
             return self._given_up(job)
         options = JobOptions.model_validate(job.options)
-        credentials = self._vault.open(job.credentials or b"")
+        credentials = self._vault.open(job.credentials or b"", Credentials)
         service = SandboxService(self._portal.http, credentials.lybic, self._settings.lybic.timeout_seconds)
-        sandbox = self._provide(job, lease, credentials.lybic, service, stop)
-        agent = self._settings.agent
-        loop = StepLoop(
-            model=OpenAIModel(
-                credentials.model_key,
-                options,
-                self._settings.model,
-                portal=self._portal,
-                stop=stop,
-                screenshot_hosts=self._screenshot_hosts,
-            ),
-            sandbox=LybicSandbox(
-                service,
-                sandbox.sandbox_id,
-                portal=self._portal,
-                stop=stop,
-                secret=credentials.lybic.api_key,
-            ),
-            recorder=self._recorder(job, options, lease, stop),
-            parse=lambda text, seen: _parse(text, seen, options),
+        info = self._provide(job, options, lease, credentials.lybic, service, stop)
+        vocabulary = vocabulary_of(info.os)
+        fetcher = ScreenshotFetcher(self._portal.http, self._screenshot_hosts)
+        pictures = Pictures(fetcher, self._portal, job.id, self._store)
+        sandbox = LybicSandbox(
+            service,
+            info,
+            self._settings.lybic,
+            portal=self._portal,
             stop=stop,
-            max_steps=options.max_steps,
-            settle_seconds=agent.settle_seconds,
+            pictures=pictures,
+            secret=credentials.lybic.api_key,
         )
-        return loop.run()
+
+        def parse(text: str, seen: Observation) -> Decision:
+            screen = seen.screen
+            if screen is None and options.dialect == "ui-tars-1.5":  # Lybic does not tell it of a phone
+                screen = stop.wait_for(self._portal.start(pictures.size, seen.screenshot))
+            return uitars.parse(text, dialect=options.dialect, vocabulary=vocabulary, screen=screen)
+
+        loop = StepLoop(
+            model=self._model(options, credentials.model_key, pictures, stop),
+            sandbox=sandbox,
+            recorder=self._recorder(job, options, vocabulary, lease, stop),
+            parse=parse,
+            stop=stop,
+            bounds=self._bounds(options),
+            settle_seconds=self._settings.agent.settle_seconds,
+        )
+        try:
+            outcome = loop.run()
+            if isinstance(outcome, NeedsHuman):  # nobody extends it while the job waits
+                sandbox.extend_life()
+            return outcome
+        finally:
+            pictures.close()
+
+    def _bounds(self, options: JobOptions) -> Bounds:
+        agent = self._settings.agent
+        return Bounds(
+            max_steps=options.max_steps,
+            max_model_calls=options.max_model_calls,
+            max_tokens=options.max_tokens,
+            loop_nudge=agent.loop_nudge,
+            loop_limit=agent.loop_limit,
+        )
+
+    def _model(self, options: JobOptions, key: SecretStr, pictures: Pictures, stop: Stop) -> Model:
+        """The job's model; where there is a fallback, that is asked when it does not answer."""
+        settings, model = self._settings.model, None
+        for endpoint in reversed(endpoints(options, key, settings)):
+            model = OpenAIModel(
+                endpoint, settings, portal=self._portal, stop=stop, pictures=pictures, fallback=model
+            )
+        assert model is not None  # noqa: S101 - there is one at least
+        return model
 
     def _provide(
-        self, job: Job, lease: Lease, lybic: LybicCredentials, service: SandboxService, stop: Stop
+        self,
+        job: Job,
+        options: JobOptions,
+        lease: Lease,
+        lybic: LybicCredentials,
+        service: SandboxService,
+        stop: Stop,
     ) -> SandboxInfo:
         """The job's sandbox, recorded: an earlier run's, the named one, or a new one."""
         if job.sandbox is not None:
             return SandboxInfo.model_validate(job.sandbox)
         settings = self._settings.lybic
-        info = stop.wait_for(self._portal.start(provide, service, job.id, job.sandbox_id, settings))
-        key = sandbox_key(lybic, info.sandbox_id)
-        known = info.model_dump(mode="json")
+        if job.sandbox_id is not None:
+            info = stop.wait_for(self._portal.start(find, service, job.sandbox_id))
+        else:
+            if not options.keep_sandbox:  # remembered before it is there: it is deleted, whatever happens
+                sealed, linger = self._vault.seal(lybic), settings.linger_seconds
+                persist(
+                    self._db,
+                    stop,
+                    lambda session: _announce(session, lease, sealed, linger_seconds=linger),
+                )
+            making = partial(make, perhaps_made=job.run > 1)
+            info = stop.wait_for(self._portal.start(making, service, job.id, settings, stop))
         persist(
-            self._db,
-            stop,
-            lambda session: jobs.write(
-                session, lease, sandbox_id=info.sandbox_id, sandbox_key=key, sandbox=known
-            ),
+            self._db, stop, lambda session: _record(session, lease, info, sandbox_key(lybic, info.sandbox_id))
         )
         return info
 
@@ -187,7 +244,11 @@ class Runner:
             history = jobs.runs(session, job.id)[:-1]  # the last one is this
         return Failed("internal", f"the worker died in {job.crashes} runs: {'; '.join(history)}")
 
-    def _recorder(self, job: Job, options: JobOptions, lease: Lease, stop: Stop) -> JobRecorder:
+    def _recorder(
+        self, job: Job, options: JobOptions, vocabulary: Vocabulary, lease: Lease, stop: Stop
+    ) -> JobRecorder:
+        if options.use_memory and job.notes is None:
+            persist(self._db, stop, lambda session: self._recall(session, job, lease))
         with self._db.transaction() as session:
             *history, current = [
                 Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)
@@ -199,12 +260,29 @@ class Runner:
             lease,
             stop,
             events=job.event_count,
-            prompts=system_prompts(language, options.user_system_prompt),
+            prompts=system_prompts(
+                language,
+                vocabulary=vocabulary,
+                dialect=options.dialect,
+                user_system_prompt=options.user_system_prompt,
+                notes=job.notes or (),
+            ),
             history=history,
             instruction=job.instruction,
             steps=current.steps,
+            usage=Usage(
+                model_calls=job.model_calls, input_tokens=job.input_tokens, output_tokens=job.output_tokens
+            ),
+            owner=job.owner_id,
             settings=self._settings.agent,
         )
+
+    def _recall(self, session: Session, job: Job, lease: Lease) -> None:
+        """Chooses the notes that the job is given, once: every run of it must ask the same."""
+        job.notes = list(
+            notes.recall(session, job.owner_id, job.instruction, limit=self._settings.agent.notes)
+        )
+        jobs.write(session, lease, notes=job.notes)
 
     def _end(self, lease: Lease, stop: Stop, outcome: Outcome | Reason) -> None:
         """Writes the end of the run: status and last event in one transaction."""
@@ -239,5 +317,14 @@ def _seconds_left(job: Job) -> float | None:
     return float(limit) - (job.updated_at - job.started_at - job.paused).total_seconds()
 
 
-def _parse(text: str, seen: Observation, options: JobOptions) -> Decision:
-    return uitars.parse(text, dialect=options.dialect, vocabulary="computer", screen=seen.screen)
+def _announce(session: Session, lease: Lease, sealed: bytes, *, linger_seconds: float) -> None:
+    """Remembers the sandbox that is about to be made; not for a lost job, whose end may have been."""
+    jobs.write(session, lease)
+    disposal.announce(session, lease.job_id, sealed, linger_seconds=linger_seconds)
+
+
+def _record(session: Session, lease: Lease, info: SandboxInfo, key: str) -> None:
+    """Makes it known which sandbox the job works in."""
+    known = info.model_dump(mode="json")
+    jobs.write(session, lease, sandbox_id=info.sandbox_id, sandbox_key=key, sandbox=known)
+    disposal.made(session, lease.job_id, info.sandbox_id, key)

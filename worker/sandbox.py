@@ -1,41 +1,58 @@
 """One run's sandbox: found or created, looked at, acted on."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from lybic.dto import SandboxActionResponseDto
 from pydantic import SecretStr
 
-from shared.errors import SandboxError, SandboxUnavailable
+from shared.errors import CredentialsRejected, SandboxError, SandboxLost, SandboxUnavailable
 from shared.portal import Portal, checked_before_sending
-from shared.sandboxes import SandboxService
+from shared.sandboxes import SandboxService, name_for
 from shared.schemas import SandboxInfo
 from shared.secrets import redact
 from shared.settings import LybicSettings
 from worker.actions import Action
+from worker.pictures import Pictures
 from worker.protocols import Observation
 from worker.retries import BOOT_POLL_SECONDS, BOOT_SECONDS, retrying
 from worker.screenshots import checked
 from worker.stop import Stop
 
+log = logging.getLogger(__name__)
+
+MARGIN_SECONDS = 600.0
+"""No step takes longer."""
+AGAIN_SECONDS = 30.0
+"""After a life could not be extended."""
 KNOWN = frozenset({"STOPPED", "ERROR"})
 """States in which a sandbox does not start any more."""
 
 
-async def provide(
-    service: SandboxService, job_id: UUID, sandbox_id: str | None, settings: LybicSettings
+async def find(service: SandboxService, sandbox_id: str) -> SandboxInfo:
+    """The sandbox that a job names, if it is there."""
+    return await retrying(lambda: service.describe(sandbox_id))
+
+
+async def make(
+    service: SandboxService, job_id: UUID, settings: LybicSettings, stop: Stop, *, perhaps_made: bool
 ) -> SandboxInfo:
-    """The sandbox that a job works in, running: the one that it names, or a new one."""
-    if sandbox_id is not None:
-        return await retrying(lambda: service.describe(sandbox_id))
-    made = await retrying(
-        lambda: service.create(
-            name=f"task-{job_id}", shape=settings.shape, life_seconds=settings.life_seconds
-        )
-    )
-    await _booted(service, made.sandbox_id)
-    return made.model_copy(update={"created_by_task": True})
+    """A running sandbox for the job: a new one, or the one that an earlier run has `perhaps_made`."""
+    name = name_for(job_id)
+
+    async def create() -> SandboxInfo:
+        with checked_before_sending(stop.check):
+            return await service.create(name=name, shape=settings.shape, life_seconds=settings.life_seconds)
+
+    made = await retrying(lambda: service.named(name)) if perhaps_made else []
+    sandbox_id = made[0] if made else (await retrying(create)).sandbox_id
+    await _booted(service, sandbox_id)
+    info = await find(service, sandbox_id)
+    return info.model_copy(update={"created_by_task": True})
 
 
 async def _booted(service: SandboxService, sandbox_id: str) -> None:
@@ -51,30 +68,90 @@ async def _booted(service: SandboxService, sandbox_id: str) -> None:
         raise SandboxError(f"sandbox {sandbox_id} did not start: it is {said}")
 
 
+class Life:
+    """How long a sandbox has to live, and what is done about it while its job runs.
+
+    One that was made for a job is always given its whole span again when half of it is over. One that was
+    named by its caller is theirs; it is kept only from ending in the midst of the job.
+    """
+
+    def __init__(self, info: SandboxInfo, seconds: int) -> None:
+        self.seconds = seconds
+        self._margin = seconds / 2 if info.created_by_task else min(seconds / 2, MARGIN_SECONDS)
+        self._ends = info.expires_at.timestamp() if info.expires_at else time.time() + seconds
+        self._later = 0.0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it should be extended."""
+        return time.time() > max(self._ends - self._margin, self._later)
+
+    def extended(self) -> None:
+        """It has its whole span again."""
+        self._ends = time.time() + self.seconds
+
+    def not_extended(self) -> None:
+        """That failed: not each step is to wait for another failure."""
+        self._later = time.time() + AGAIN_SECONDS
+
+
 class LybicSandbox:
     """A Lybic sandbox as the step loop sees it."""
 
     def __init__(
-        self, service: SandboxService, sandbox_id: str, *, portal: Portal, stop: Stop, secret: SecretStr
+        self,
+        service: SandboxService,
+        info: SandboxInfo,
+        settings: LybicSettings,
+        *,
+        portal: Portal,
+        stop: Stop,
+        pictures: Pictures,
+        secret: SecretStr,
     ) -> None:
         self._service = service
-        self._id = sandbox_id
+        self._id = info.sandbox_id
+        self._life = Life(info, settings.life_seconds)
         self._portal = portal
         self._stop = stop
+        self._pictures = pictures
         self._secret = secret
 
     def observe(self) -> Observation:
         """The screen as it is."""
+        if self._life.is_short:
+            self.extend_life()
         return self._stop.wait_for(self._portal.start(retrying, self._observe))
 
     def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
         """Carries out the actions in order."""
+        if self._life.is_short:
+            self.extend_life()
         seen = None
         for number, action in enumerate(actions, 1):
             self._stop.check()
             last_look = look and number == len(actions)
             seen = self._stop.wait_for(self._portal.start(self._act, action, last_look), effect=True)
         return seen
+
+    def fingerprint(self, observation: Observation) -> str | None:
+        """What the picture looks like."""
+        return self._stop.wait_for(self._portal.start(self._pictures.fingerprint, observation.screenshot))
+
+    def keep(self, observation: Observation) -> Observation:
+        """Puts the picture into the store, if there is one, without waiting for it."""
+        return replace(observation, picture=self._pictures.keep(observation.screenshot))
+
+    def extend_life(self) -> None:
+        """Gives the sandbox its whole span again; failing to is logged. Raises `SandboxLost`."""
+        try:
+            self._stop.wait_for(self._portal.start(self._service.extend_life, self._id, self._life.seconds))
+            self._life.extended()
+        except SandboxLost:
+            raise
+        except (SandboxError, CredentialsRejected) as error:  # it lives on for a while
+            self._life.not_extended()
+            log.warning("the life of sandbox %s could not be extended: %s", self._id, error.message)
 
     async def _observe(self) -> Observation:
         seen = self._observation(await self._service.preview(self._id))

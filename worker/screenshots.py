@@ -9,27 +9,20 @@ import asyncio
 import base64
 import ipaddress
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import httpx
 
 from shared.errors import ConfigurationError, SandboxError, SandboxUnavailable
+from shared.pictures import MAGIC, kind_of
 from worker.retries import FETCH_SECONDS
 
 LARGEST_BYTES = 10 * 1024 * 1024
 LONGEST_URL = 8192  # signed ones take one or two thousand characters
 LONGEST_SHOWN = 100
-KEPT = 8
 PORTS = {"http": 80, "https": 443}
 LYBIC = ".lybic.cn"
-MAGIC = {
-    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
-    "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
-}
-"""The types that a model is shown, and how their bytes begin."""
 
 # The characters of RFC 3986, in the authority only those of hosts and ports: no credentials, no backslash.
 _URL = re.compile(r"https?://[\w.:\[\]-]+([/?#][\w.~:/?#\[\]@!$&'()*+,;=%-]*)?", re.ASCII | re.IGNORECASE)
@@ -112,24 +105,36 @@ def _endpoints(urls: Iterable[str]) -> Iterator[_Place]:
         yield _Place(frozenset({endpoint.scheme}), endpoint.raw_host.decode(), endpoint.port)
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The bytes of a screenshot, and the type, `image/…`, that they are."""
+
+    kind: str
+    data: bytes
+
+    @property
+    def data_url(self) -> str:
+        """The picture within a URL."""
+        return f"data:{self.kind};base64,{base64.b64encode(self.data).decode()}"
+
+
+def picture(data: bytes) -> Picture:
+    """The bytes as a picture of the type that they begin like. Raises `SandboxError` if that is none."""
+    kind = kind_of(data)
+    if kind is None:
+        raise SandboxError(f"the screenshot is none of {', '.join(MAGIC)}")
+    return Picture(kind, data)
+
+
 class ScreenshotFetcher:
-    """Fetches pictures for one run and keeps the last few: each is sent to the model several times."""
+    """Fetches pictures from where that is allowed."""
 
     def __init__(self, http: httpx.AsyncClient, allowed: AllowedHosts) -> None:
         self._http = http
         self._allowed = allowed
-        self._kept: OrderedDict[httpx.URL, str] = OrderedDict()
 
-    async def data_url(self, address: httpx.URL) -> str:
-        """The picture as a data URL. Raises `SandboxError`, or `SandboxUnavailable` if it may come later."""
-        if address not in self._kept:
-            self._kept[address] = await self._fetch(address)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(address)
-        return self._kept[address]
-
-    async def _fetch(self, address: httpx.URL) -> str:
+    async def fetch(self, address: httpx.URL) -> Picture:
+        """The picture. Raises `SandboxError`, or `SandboxUnavailable` if it may come later."""
         self._allowed.check(address)
         # Not compressed: some kilobytes could become gigabytes before they were counted.
         headers = {"Accept": ", ".join(MAGIC), "Accept-Encoding": "identity"}
@@ -142,9 +147,9 @@ class ScreenshotFetcher:
                 body = await _bounded(response)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             raise SandboxUnavailable(f"the screenshot can't be fetched ({type(error).__name__})") from None
-        if not MAGIC[kind].match(body):
+        if kind_of(body) != kind:
             raise SandboxError(f"the screenshot is no {kind}, though it is called so")
-        return f"data:{kind};base64,{base64.b64encode(body).decode()}"
+        return Picture(kind, body)
 
 
 def _image_type(response: httpx.Response) -> str:

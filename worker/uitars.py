@@ -22,13 +22,27 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from math import ceil, floor, sqrt
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from shared.errors import UnusableOutput
 from worker import actions
 from worker.actions import Action, Control, ControlName, Decision, Length, Point
 
-__all__ = ["UnusableOutput", "parse", "smart_resize"]
+__all__ = [
+    "DIALECTS",
+    "VOCABULARIES",
+    "Dialect",
+    "UnusableOutput",
+    "Vocabulary",
+    "parse",
+    "smart_resize",
+    "words",
+]
+
+Dialect = Literal["doubao", "ui-tars-1.5"]
+Vocabulary = Literal["computer", "mobile"]
+DIALECTS: Final[tuple[str, ...]] = get_args(Dialect)
+VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
 
 MAX_CALLS = 50
 MAX_ARGUMENTS = 8
@@ -53,7 +67,7 @@ _ANCHOR = re.compile(
     rf"|^{_INDENT}(?:<\w{{1,20}}>|\d{{1,2}}[.)、][ \t]?)?(?P<name>{_NAME})\(",
     re.IGNORECASE,
 )
-_FENCE = r"(?:```\w{0,12}\s{1,9}+)?`{0,3}(?:\d[.)、])?"
+_FENCE = r"(?:```\w{0,12}\s{1,9}+)?[`*]{0,3}(?:\d[.)、])?"
 _FIRST_CALL = re.compile(
     rf"{_GAP}{_FENCE}{_GAP}(?P<name>{_NAME})(?:[ \t]?\(|(?=[ \t`]{{0,9}}+(?:\Z|\n|<\|)))"
 )
@@ -108,19 +122,38 @@ def parse(
     the image after `smart_resize`, which needs the `screen` (width, height). `vocabulary` is `computer` or
     `mobile`. Raises `UnusableOutput` for any text without a decision, ValueError only for unknown settings.
 
-    >>> parse("Thought: Save it.\\nAction: hotkey(key='ctrl s')").actions
-    ({'type': 'keyboard:hotkey', 'keys': 'ctrl+s'},)
+    >>> decision = parse("Thought: Save it.\\nAction: hotkey(key='ctrl s')")
+    >>> decision.thought, decision.actions
+    ('Save it.', ({'type': 'keyboard:hotkey', 'keys': 'ctrl+s'},))
+
+    Several calls are done in order, up to one that ends the task.
+
+    >>> decision = parse("Action: open_app(app_name='Maps')\\nfinished(content='Open')", vocabulary="mobile")
+    >>> decision.actions, decision.control
+    (({'type': 'os:startAppByName', 'name': 'Maps'},), Control(name='finished', content='Open'))
+
+    Lybic's lengths are fractions: here of the 1932 pixels that the model sees of 1920.
+
+    >>> parse("hover(start_box='(483,0)')", dialect="ui-tars-1.5", screen=(1920, 1080)).actions[0]["x"]
+    {'type': '/', 'numerator': 483, 'denominator': 1932}
+
+    What can't be read is said to the model.
+
+    >>> parse("Action: click(point='<point>1200 10</point>')")
+    Traceback (most recent call last):
+    shared.errors.UnusableOutput: click() points outside the screen: x goes from 0 to 1000. You wrote: \
+click(point='<point>1200 10</point>')
     """
-    units = _units(dialect, screen)
+    places = _places(dialect, screen)
     if vocabulary not in _VERBS:
         raise ValueError(f"unknown vocabulary {vocabulary!r}")
-    raw = _storable(text)
+    raw = _storable(text.removeprefix("\ufeff"))
     think = _THINK.match(raw)
     body = raw[think.end() :] if think else raw
     section = _Reader(body, _VERBS[vocabulary]).ruling_section()
     if not section.calls:
-        raise _no_call(section, vocabulary)
-    said, end = _interpret(body, section.calls, vocabulary, units)
+        raise _no_call(section, vocabulary, places)
+    said, end = _interpret(body, section.calls, vocabulary, places)
     start = section.calls[0].start
     thought = _thought(body[: start if section.start is None else section.start])
     return Decision(
@@ -131,6 +164,15 @@ def parse(
         call=body[start:end].strip(),
         raw=raw,
     )
+
+
+def words(vocabulary: str) -> dict[str, list[str]]:
+    """The names of a vocabulary's calls, and the further names that each of them answers to.
+
+    >>> words("mobile")["click"]
+    ['tap', 'left_single', 'left_click']
+    """
+    return {name: aliases for name, *aliases in map(str.split, _TABLES[vocabulary])}
 
 
 def smart_resize(width: int, height: int) -> tuple[int, int]:
@@ -152,14 +194,23 @@ def smart_resize(width: int, height: int) -> tuple[int, int]:
     return wide, high
 
 
-def _units(dialect: str, screen: tuple[int, int] | None) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """How places are written: in which units of width and height, and what the model is told of it."""
+
+    units: tuple[int, int]
+    start: str
+    end: str
+
+
+def _places(dialect: str, screen: tuple[int, int] | None) -> _Places:
     if dialect == "doubao":
-        return 1000, 1000
+        return _Places((1000, 1000), "point='<point>x y</point>'", "end_point='<point>x y</point>'")
     if dialect != "ui-tars-1.5":
         raise ValueError(f"unknown dialect {dialect!r}")
     if screen is None or min(screen) < 1:
         raise ValueError("the dialect ui-tars-1.5 needs the size of the screen")
-    return smart_resize(*screen)
+    return _Places(smart_resize(*screen), "start_box='(x,y)'", "end_box='(x,y)'")
 
 
 def _storable(text: str) -> str:
@@ -184,16 +235,16 @@ def _thought(head: str) -> str:
     return next((parts[label] for label in order if parts.get(label)), "")
 
 
-def _no_call(section: "_Section", vocabulary: str) -> UnusableOutput:
+def _no_call(section: "_Section", vocabulary: str, places: _Places) -> UnusableOutput:
     if section.stray:
         return _unknown(section.stray, vocabulary)
-    example = "Action: click(point='<point>500 500</point>')"
-    return UnusableOutput(f"No action found. Write one call after 'Action:', such as {example}")
+    return UnusableOutput(
+        f"No action found. Write one call after 'Action:', such as Action: click({places.start})"
+    )
 
 
 def _unknown(name: str, vocabulary: str) -> UnusableOutput:
-    offered = ", ".join(names.split()[0] for names in _TABLES[vocabulary])
-    return UnusableOutput(f"There is no action named {name!r}. Use one of: {offered}.")
+    return UnusableOutput(f"There is no action named {name!r}. Use one of: {', '.join(words(vocabulary))}.")
 
 
 # Reading: from text to calls, whose arguments are still stretches of the text.
@@ -344,7 +395,7 @@ class _Reader:
 
 
 def _interpret(
-    text: str, calls: list[_Call], vocabulary: str, units: tuple[int, int]
+    text: str, calls: list[_Call], vocabulary: str, places: _Places
 ) -> tuple[list[Action | Control], int]:
     """What the calls say, up to one that ends the list, and where that one ends."""
     said: list[Action | Control] = []
@@ -352,7 +403,7 @@ def _interpret(
         verb = _VERBS[vocabulary].get(_plain(call.name))
         if verb is None:
             raise _unknown(call.name, vocabulary)
-        arguments = _Arguments(text, call, units)
+        arguments = _Arguments(text, call, places)
         said.append(arguments.checked(verb, text_end=following.start if following else len(text)))
         if isinstance(said[-1], Control) and said[-1].ends:
             return said, call.end
@@ -362,10 +413,10 @@ def _interpret(
 class _Arguments:
     """The arguments of one call, taken by keyword or else by place, or `UnusableOutput` for what is amiss."""
 
-    def __init__(self, text: str, call: _Call, units: tuple[int, int]) -> None:
+    def __init__(self, text: str, call: _Call, places: _Places) -> None:
         self._text = text
         self._call = call
-        self._units = units
+        self._places = places
         self._taken = 0
         self._keywords = {name: self._read(value) for name, value in call.keywords.items()}
         self._positional = self._paired(call.positional)
@@ -403,29 +454,29 @@ class _Arguments:
             raise self.error(f"needs {names[0]}='...'")
         return value
 
-    def point(self, index: int = 0, *names: str, default: str = "") -> Point:
-        names = names or _START
-        text = self.optional(index, *names).strip() or default
+    def start(self, default: str = "") -> Point:
+        """The place of the call, or where its way begins."""
+        text = self.optional(0, *_START).strip() or default
         if not text and {"x", "y"} <= self._keywords.keys():
             text = f"{self._keywords['x']} {self._keywords['y']}"
-        tokens = [token for token in _COORDINATE_SYNTAX.split(text[:200]) if token]
-        if len(tokens) not in (2, 4) or len(text) > 200 or not all(map(_NUMBER.fullmatch, tokens)):
-            raise self.error(f"needs {names[0]}='<point>x y</point>' with two numbers")
-        return self._length(tokens[0::2], 0), self._length(tokens[1::2], 1)
+        return self._point(text, self._places.start)
 
-    def point_or_middle(self) -> Point:
-        x, y = self._units
-        return self.point(default=f"{Decimal(x) / 2} {Decimal(y) / 2}")
+    def start_or_middle(self) -> Point:
+        x, y = self._places.units
+        return self.start(default=f"{Decimal(x) / 2} {Decimal(y) / 2}")
+
+    def end(self, index: int) -> Point:
+        return self._point(self.optional(index, *_END).strip(), self._places.end)
 
     def direction(self) -> str:
-        direction = self.needed(1, "direction", "dir").strip().lower()
+        direction = self.needed(1, "direction", "dir", "scroll_direction").strip().lower()
         if direction not in ("up", "down", "left", "right"):
             raise self.error("needs direction='down', or up, left or right")
         return direction
 
     def keys(self) -> list[str]:
         try:
-            return actions.xdotool_keys(self.needed(0, "key", "hotkey", "keys", "press", "release"))
+            return actions.xdotool_keys(self.needed(0, *_KEY))
         except ValueError as error:
             raise self.error(f"can't be used: {error}") from None
 
@@ -436,20 +487,33 @@ class _Arguments:
         return keys[0]
 
     def app(self) -> str:
-        return self.needed(0, "app_name", "name", "app").strip()
+        return self.needed(0, *_APP).strip()
+
+    def button(self) -> int:
+        """The button that a click names by keyword, as other models do."""
+        name = self.optional(MAX_ARGUMENTS, "button", "mouse_button").strip().lower()
+        if name not in _BUTTONS:
+            raise self.error("has an unknown button; there are right_single() and middle_click()")
+        return _BUTTONS[name]
 
     def milliseconds(self, index: int, default: int) -> int:
         """A time given in seconds, at most a minute."""
-        text = self.optional(index, "t", "time", "seconds", "duration").strip()
+        text = self.optional(index, *_TIME).strip().removesuffix("s").rstrip()
         if not text:
             return default
         if not _NUMBER.fullmatch(text) or text.startswith("-"):
             raise self.error("needs its time as a number of seconds")
         return min(int(Decimal(text) * 1000), MAX_WAIT_MS)
 
+    def _point(self, text: str, hint: str) -> Point:
+        tokens = [token for token in _COORDINATE_SYNTAX.split(text[:200]) if token]
+        if len(tokens) not in (2, 4) or len(text) > 200 or not all(map(_NUMBER.fullmatch, tokens)):
+            raise self.error(f"needs {hint} with two numbers")
+        return self._length(tokens[0::2], 0), self._length(tokens[1::2], 1)
+
     def _length(self, numbers: list[str], axis: int) -> Length:
         """The middle of the numbers. They must lie on the screen, but for a rounding of one unit."""
-        whole = self._units[axis]
+        whole = self._places.units[axis]
         values = [Decimal(number).quantize(_PRECISION) for number in numbers]
         if min(values) < -1 or max(values) > whole + 1:
             raise self.error(f"points outside the screen: {'xy'[axis]} goes from 0 to {whole}")
@@ -458,7 +522,9 @@ class _Arguments:
 
     def _read(self, value: _Value) -> str:
         text = self._text[value.start : value.end]
-        return _unescaped(text) if value.quoted else text
+        if value.quoted:
+            return _unescaped(text)
+        return "" if text == "None" else text
 
     def _paired(self, values: list[_Value]) -> list[str]:
         """`click(10, 20)` is a point: two or four bare numbers are taken in pairs."""
@@ -487,10 +553,15 @@ def _plain(name: str) -> str:
 
 
 _Verb = Callable[[_Arguments], Action | Control]
-_START = ("point", "start_point", "start_box", "box", "position", "coordinate", "start")
-_END = ("end_point", "end_box", "end")
+_WHERE = ("point", "box", "position", "coordinate", "coordinates")
+_START = (*_WHERE, "start", *(f"start_{name}" for name in _WHERE))
+_END = ("end", *(f"end_{name}" for name in _WHERE))
 _PLACES: Final = {_plain(name) for name in _START + _END}
-_CONTENT = ("content", "text", "message")
+_CONTENT = ("content", "text", "message", "input_text")
+_KEY = ("key", "hotkey", "keys", "press", "release", "key_name", "keyboard_key")
+_APP = ("app_name", "name", "app", "application", "content")
+_TIME = ("t", "time", "seconds", "duration", "wait_time", "delay")
+_BUTTONS: Final = {"": actions.LEFT, "left": actions.LEFT, "right": actions.RIGHT, "middle": actions.MIDDLE}
 
 
 def _control(name: ControlName, arguments: _Arguments) -> Control:
@@ -506,14 +577,20 @@ def _type(arguments: _Arguments) -> Action:
 
 def _touch_scroll(arguments: _Arguments) -> Action:
     if arguments.optional(2, *_END):
-        return actions.touch_drag(arguments.point(), arguments.point(2, *_END))
-    return actions.swipe(arguments.point_or_middle(), arguments.direction())
+        return actions.touch_drag(arguments.start(), arguments.end(2))
+    return actions.swipe(arguments.start_or_middle(), arguments.direction())
 
 
 def _touch_hotkey(arguments: _Arguments) -> Action:
-    if arguments.keys() not in (["Return"], ["KP_Enter"]):
-        raise arguments.error("works for enter only; there are press_back() and press_home()")
-    return actions.type_text("\n")
+    """Lybic does without hotkeys on phones. What a phone has instead is used."""
+    match arguments.keys():
+        case ["Return" | "KP_Enter"]:
+            return actions.type_text("\n")
+        case ["back" | "Back" | "Escape"]:
+            return {"type": "android:back"}
+        case ["Home"]:
+            return {"type": "android:home"}
+    raise arguments.error("works for enter, back and home only")
 
 
 _COMMON: dict[str, _Verb] = {
@@ -524,29 +601,29 @@ _COMMON: dict[str, _Verb] = {
 # The first name of each is the one that is offered, the others are seen in the wild.
 _TABLES: Final[dict[str, dict[str, _Verb]]] = {
     "computer": {
-        "click left_single left_click": lambda a: actions.click(a.point()),
-        "left_double double_click": lambda a: actions.double_click(a.point()),
-        "right_single right_click": lambda a: actions.click(a.point(), actions.RIGHT),
-        "middle_click middle_single": lambda a: actions.click(a.point(), actions.MIDDLE),
-        "triple_click left_triple": lambda a: actions.triple_click(a.point()),
-        "hover move_to move mouse_move": lambda a: actions.move(a.point()),
-        "drag select left_click_drag": lambda a: actions.drag(a.point(), a.point(1, *_END)),
-        "scroll": lambda a: actions.scroll(a.point_or_middle(), a.direction()),
+        "click left_single left_click": lambda a: actions.click(a.start(), a.button()),
+        "left_double double_click": lambda a: actions.double_click(a.start()),
+        "right_single right_click": lambda a: actions.click(a.start(), actions.RIGHT),
+        "middle_click middle_single": lambda a: actions.click(a.start(), actions.MIDDLE),
+        "triple_click left_triple": lambda a: actions.triple_click(a.start()),
+        "hover move_to move mouse_move": lambda a: actions.move(a.start()),
+        "drag select left_click_drag": lambda a: actions.drag(a.start(), a.end(1)),
+        "scroll": lambda a: actions.scroll(a.start_or_middle(), a.direction()),
         "hotkey": lambda a: actions.hotkey(a.keys()),
         "press key_down": lambda a: actions.key_down(a.key()),
         "release key_up": lambda a: actions.key_up(a.key()),
         **_COMMON,
     },
     "mobile": {
-        "click tap left_single left_click": lambda a: actions.tap(a.point()),
-        "long_press": lambda a: actions.long_press(a.point(), a.milliseconds(1, LONG_PRESS_MS)),
-        "drag select swipe": lambda a: actions.touch_drag(a.point(), a.point(1, *_END)),
+        "click tap left_single left_click": lambda a: actions.tap(a.start()),
+        "long_press": lambda a: actions.long_press(a.start(), a.milliseconds(1, LONG_PRESS_MS)),
+        "drag select swipe": lambda a: actions.touch_drag(a.start(), a.end(1)),
         "scroll": _touch_scroll,
-        "open_app": lambda a: actions.start_app(a.app()),
+        "open_app open": lambda a: actions.start_app(a.app()),
         "close_app": lambda a: actions.close_app(a.app()),
         "list_apps": lambda _: {"type": "os:listApps"},
-        "press_back": lambda _: {"type": "android:back"},
-        "press_home": lambda _: {"type": "android:home"},
+        "press_back back": lambda _: {"type": "android:back"},
+        "press_home home": lambda _: {"type": "android:home"},
         "hotkey": _touch_hotkey,
         **_COMMON,
     },

@@ -8,8 +8,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from local.model.computer import COMPUTER
+from local.model.mobile import MOBILE
+from local.model.phrases import Repertoire
 from local.model.plans import Plan, Step, say
-from local.model.repertoire import UNKNOWN, recognise
 from local.model.screen import Screen
 from local.model.script import read_script
 from local.standin import Refused
@@ -25,6 +27,7 @@ _NOTE = re.compile(
     r"|可能|未执行|没有|无法|无效|继续",
     re.IGNORECASE,
 )
+_PHONE = re.compile(r"\b(?:press_home|open_app)\(")
 _ROLES = frozenset({"system", "developer", "user", "assistant"})
 
 
@@ -69,16 +72,22 @@ def screen(turns: list[Turn]) -> Screen:
     return Screen(next((turn.images[-1] for turn in reversed(turns) if turn.images), None))
 
 
+def repertoire(turns: list[Turn]) -> Repertoire:
+    """A phone's where the prompt offers the words for one."""
+    prompt = "\n".join(turn.text for turn in turns if turn.role in ("system", "developer"))
+    return MOBILE if _PHONE.search(prompt) else COMPUTER
+
+
 def find_goal(turns: list[Turn]) -> Goal:
     """The last instruction; one that is not known gives a plan that says so."""
-    at, plan = None, None
+    at, plan, heart = None, None, repertoire(turns)
     for index, turn in enumerate(turns):
         if turn.role != "user" or not turn.text.strip():
             continue
-        known = read_script(turn.text) or recognise(turn.text)
+        known = read_script(turn.text) or heart.recognise(turn.text)
         if known or at is None or _is_new(turn, turns[index - 1], plan):
             at, plan = index, known
-    unknown = Plan((Step(say(UNKNOWN)),))
+    unknown = Plan((Step(say(heart.unknown)),))
     return Goal(plan or unknown, tuple(turns[at + 1 :]) if at is not None else ())
 
 

@@ -1,1 +1,1 @@
-"""A simulated Lybic sandbox service: a small desktop that is really driven by coordinates and keys."""
+"""A simulated Lybic sandbox service: a desktop and a phone, really driven by coordinates and keys."""

@@ -29,7 +29,7 @@ def main() -> None:
     parser = arguments("local.sandbox", "A simulated Lybic sandbox service for one machine.")
     parser.add_argument("--sandbox", action="append", default=[], metavar="ID", help="exists from the start")
     parser.add_argument(
-        "--screen", type=_screen, default=(1280, 720), metavar="WxH", help="1280x720 by default"
+        "--screen", type=_screen, default=(1280, 720), metavar="WxH", help="a desktop, 1280x720 by default"
     )
     parser.add_argument(
         "--boot-seconds", type=float, default=0.0, metavar="S", help="a new one is PENDING first"

@@ -1,21 +1,28 @@
-"""Reads Lybic's actions strictly, by the models of Lybic's own SDK, and performs them on the desktop."""
+"""Reads Lybic's actions strictly, by the models of Lybic's own SDK, and performs them on a device."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from lybic import action as lybic
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from local.sandbox import desktop as screen
-from local.sandbox import keys
+from local.sandbox import keys, lengths, touches
 from local.sandbox.desktop import Desktop
 from local.sandbox.layout import Point
+from local.sandbox.phone import Phone
 from local.standin import Refused
 
 Action = BaseModel
-_ACTIONS: TypeAdapter[Any] = TypeAdapter(Annotated[lybic.ComputerUseAction, Field(discriminator="type")])
+AnyDevice = TypeVar("AnyDevice", Desktop, Phone, Desktop | Phone)
+_DISCRIMINATED = Field(discriminator="type")
+# What each device takes; `keyboard:hotkey` is none of a phone's, as Lybic has suspended it there.
+_ACTIONS: dict[type[Desktop | Phone], TypeAdapter[Any]] = {
+    Desktop: TypeAdapter(Annotated[lybic.ComputerUseAction, _DISCRIMINATED]),
+    Phone: TypeAdapter(Annotated[lybic.MobileUseAction, _DISCRIMINATED]),
+}
 _CLICKS = {
     lybic.MouseClickAction: 1,
     lybic.MouseDoubleClickAction: 2,
@@ -34,33 +41,39 @@ def told(error: ValidationError, whole: str) -> str:
     return f"{place or whole}: {first['msg']}"
 
 
-def read(raw: object) -> Action:
-    """An action that a computer takes."""
+def read(device: Desktop | Phone, raw: object) -> Action:
+    """An action that the device takes."""
     try:
-        action: Action = _ACTIONS.validate_python(raw, strict=True)
+        action: Action = _ACTIONS[type(device)].validate_python(raw, strict=True)
     except ValidationError as error:
         raise invalid(told(error, "action")) from error
     return action
 
 
-def perform(desktop: Desktop, action: Action) -> Desktop:
-    """The desktop afterwards. An action that only concerns the agent leaves it as it is."""
-    act = _PERFORM.get(type(action))
-    if act is None:
-        return desktop
-    hold = getattr(action, "holdKey", None)
+def perform(device: AnyDevice, action: Action) -> AnyDevice:
+    """The device afterwards. An action that only concerns the agent leaves it as it is."""
     try:
-        after = act(reduce(_hold, keys.parts(hold) if hold else [], desktop), action)
+        if isinstance(device, Phone):
+            touch = touches.PERFORM.get(type(action))
+            return touch(device, action) if touch else device
+        act = _PERFORM.get(type(action))
+        return _perform(device, action, act) if act else device
     except ValueError as error:
         raise invalid(str(error)) from error
+
+
+def _perform(desktop: Desktop, action: Action, act: Callable[[Desktop, Any], Desktop]) -> Desktop:
+    """What the action does, while the keys that it says are held down."""
+    hold = getattr(action, "holdKey", None)
+    after = act(reduce(_hold, keys.parts(hold) if hold else [], desktop), action)
     return replace(after, held=desktop.held) if hold else after
 
 
 def seconds(action: Action) -> float:
     """How long the action keeps its caller waiting: at most a minute."""
-    if isinstance(action, lybic.WaitAction):
+    if isinstance(action, lybic.WaitAction | lybic.TouchLongPressAction):
         if action.duration < 0:
-            raise invalid("duration: a wait is not negative")
+            raise invalid("duration: it is not negative")
         return min(action.duration / 1000, 60)
     if isinstance(action, lybic.KeyboardHotkeyAction) and action.duration is not None:
         if not 1 <= action.duration <= 5000:
@@ -69,23 +82,8 @@ def seconds(action: Action) -> float:
     return 0
 
 
-def _pixel(length: Any, extent: int, origin: int) -> int:
-    """A length as a pixel. The very end of a fraction is the last pixel; beyond the screen is an error."""
-    if isinstance(length, lybic.PixelLength):
-        at = origin + length.value
-    elif length.denominator > 0:
-        at = origin + (2 * extent * length.numerator + length.denominator) // (2 * length.denominator)
-        at -= at == extent
-    else:
-        raise ValueError("a denominator is positive")
-    if not 0 <= at < extent:
-        raise ValueError(f"pixel {at} is outside of the screen, which has {extent}")
-    return at
-
-
 def _point(desktop: Desktop, x: Any, y: Any, origin: Point | None) -> Point:
-    left, top = origin or (0, 0)
-    return _pixel(x, desktop.size[0], left), _pixel(y, desktop.size[1], top)
+    return lengths.point(desktop.size, x, y, origin or (0, 0))
 
 
 def _target(desktop: Desktop, action: Any) -> Point:

@@ -161,13 +161,18 @@ def page(address: str) -> str:
     return f"Results for {query}{''.join(results)}\n\nNo more results."
 
 
-def go(window: Window, wanted: str) -> Window:
-    """Opens what the address bar would; a text that is no address is searched for."""
+def address_of(wanted: str) -> str:
+    """The address that an address bar makes of a text; one that is none is searched for."""
     address = wanted.strip().removeprefix(LINK).removeprefix("http://").rstrip("/")
+    searched = address and (" " in address or "." not in address)
+    return "?" + address.removeprefix("?") if searched else address
+
+
+def go(window: Window, wanted: str) -> Window:
+    """Opens what the address bar would."""
+    address = address_of(wanted)
     if not address:
         return window
-    if " " in address or "." not in address:
-        address = "?" + address.removeprefix("?")
     shown = replace(window, name=address, text=Text(page(address)), entry=Text(wanted.strip()))
     return replace(shown, typing="text", scroll=0)
 

@@ -11,10 +11,12 @@ from typing import Any, Literal
 from local.sandbox import paint
 from local.sandbox.desktop import Desktop
 from local.sandbox.layout import Size
+from local.sandbox.phone import Phone
 from local.standin import Refused
 
 Form = Literal["webp", "png"]
 DEFAULT_SHAPE = "beijing-2c-4g-cpu"
+PHONE_SHAPE = "guangzhou-4c6g-android-12"
 FIXED_LIFE = 13 * 86400
 MOST_SANDBOXES = 5_000
 MOST_ACTIONS = 100_000
@@ -29,7 +31,7 @@ class Shape:
 
     name: str
     description: str
-    os: Literal["Linux", "Windows"] = "Linux"
+    os: Literal["Linux", "Windows", "Android"] = "Linux"
 
     def described(self) -> dict[str, Any]:
         return {
@@ -40,7 +42,7 @@ class Shape:
             "requiredFeatureFlag": None,
             "os": self.os,
             "virtualization": "KVM" if self.os == "Windows" else "Container",
-            "architecture": "x86_64",
+            "architecture": "aarch64" if self.os == "Android" else "x86_64",
         }
 
 
@@ -50,6 +52,8 @@ SHAPES = {
         Shape(DEFAULT_SHAPE, "Simulated Linux desktop, 2 cores, 4 GB"),
         Shape("beijing-4c-8g-cpu", "Simulated Linux desktop, 4 cores, 8 GB"),
         Shape("beijing-4c-8g-cpu-windows", "Simulated Windows desktop, 4 cores, 8 GB", "Windows"),
+        Shape(PHONE_SHAPE, "Simulated Android phone, 4 cores, 6 GB", "Android"),
+        Shape("acep-shenzhen-enhanced", "Simulated Android phone", "Android"),
     )
 }
 
@@ -65,7 +69,7 @@ class Sandbox:
     id: str
     org: str | None
     shape: Shape
-    desktop: Desktop
+    device: Desktop | Phone
     expires: float
     created: float = field(default_factory=time.time)
     ready: float = 0
@@ -126,8 +130,9 @@ class World:
 
     def _add(self, sandbox_id: str, org: str | None, shape: Shape, life: float) -> Sandbox:
         width, height = self.size
-        screen = Desktop(self.size, cursor=(width // 2, height // 2))
-        sandbox = Sandbox(sandbox_id, org, shape, screen, time.time() + life)
+        desktop = Desktop(self.size, cursor=(width // 2, height // 2))
+        device = Phone() if shape.os == "Android" else desktop
+        sandbox = Sandbox(sandbox_id, org, shape, device, time.time() + life)
         self.sandboxes[sandbox_id] = sandbox
         return sandbox
 
@@ -172,16 +177,16 @@ class Snapshots:
     """Frozen screens under names that cannot be guessed; a picture is drawn when it is first asked for."""
 
     def __init__(self) -> None:
-        self._screens: OrderedDict[str, Desktop] = OrderedDict()
+        self._screens: OrderedDict[str, Desktop | Phone] = OrderedDict()
         self._pictures: OrderedDict[tuple[str, Form], bytes] = OrderedDict()
 
     def take(self, sandbox: Sandbox) -> str:
         """The name of the screen as it is now; the same one for as long as nothing changes."""
         names = sandbox.snapshots
-        if names and self._screens.get(names[-1]) is sandbox.desktop:
+        if names and self._screens.get(names[-1]) is sandbox.device:
             return names[-1]
         names.append(secrets.token_urlsafe(24))
-        self._screens[names[-1]] = sandbox.desktop
+        self._screens[names[-1]] = sandbox.device
         if len(names) > MOST_SNAPSHOTS:
             self._screens.pop(names.popleft(), None)
         if len(self._screens) > MOST_SCREENS:

@@ -12,7 +12,8 @@ Lybic's side, which the SDK speaks to (`x-api-key` or a bearer key; errors are `
 Test aids, which answer the loopback address only and ask for no key:
 
     GET    /simulated/sandboxes                 the ids, also of those that are gone
-    GET    /simulated/sandboxes/{id}            the true state: windows, texts, files, clipboard, cursor
+    GET    /simulated/sandboxes/{id}            the true state: a desktop's windows, texts, files and cursor,
+                                                or a phone's view, apps, notes and settings
     GET    /simulated/sandboxes/{id}/actions    every action really executed, in order (`?after=INDEX`)
     DELETE /simulated/sandboxes/{id}            loses the sandbox, as an outage would
     POST   /simulated/faults                    asks for a `standin.Fault`; `on` is create, get, delete, list,
@@ -28,8 +29,7 @@ from flask import Flask, Response, request
 from lybic import dto
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from local.sandbox import actions
-from local.sandbox.desktop import truth
+from local.sandbox import actions, desktop, phone, touches
 from local.sandbox.sandboxes import SHAPES, Form, Sandbox, Snapshots, World
 from local.standin import (
     Faults,
@@ -189,25 +189,26 @@ class Service:
             raise Refused(400, "nomos.request.INVALID", "screenShotPutUrl is not simulated")
         pause(self.latency)
         sandbox = self.world.running(org, sandbox_id)
-        pause(self._perform(sandbox, wanted.action) / self.time_scale)
-        answer: dict[str, Any] = {"actionResult": {}}
+        action = self._perform(sandbox, wanted.action)
+        pause(actions.seconds(action) / self.time_scale)
+        answer: dict[str, Any] = {"actionResult": touches.result(action)}
         if wanted.includeScreenShot:
             answer["screenShot"] = self._screenshot(sandbox)
         if wanted.includeCursorPosition:
             answer["cursorPosition"] = _cursor(sandbox)
         return answer
 
-    def _perform(self, sandbox: Sandbox, raw: dict[str, Any]) -> float:
-        """Executes and records the action; returns the seconds that it takes."""
-        action = actions.read(raw)
-        duration = actions.seconds(action)
-        sandbox.desktop = actions.perform(sandbox.desktop, action)
+    def _perform(self, sandbox: Sandbox, raw: dict[str, Any]) -> actions.Action:
+        """Reads, executes and records the action."""
+        action = actions.read(sandbox.device, raw)
+        actions.seconds(action)  # refused before anything is done
+        sandbox.device = actions.perform(sandbox.device, action)
         sandbox.note(
             action.model_dump(exclude_none=True),
             idempotency_key=request.headers.get("Idempotency-Key"),
             request_id=request.headers.get("X-Request-Id"),
         )
-        return duration
+        return action
 
     def _screenshot(self, sandbox: Sandbox) -> str:
         return f"{request.host_url}screenshots/{self.snapshots.take(sandbox)}.webp"
@@ -223,7 +224,9 @@ class Service:
 
     def truth(self, sandbox_id: str) -> Answer:
         sandbox = self.world.witnessed(sandbox_id)
-        return {**sandbox.described(), "gone": sandbox.gone, **truth(sandbox.desktop)}
+        device = sandbox.device
+        state = phone.truth(device) if isinstance(device, phone.Phone) else desktop.truth(device)
+        return {**sandbox.described(), "gone": sandbox.gone, **state}
 
     def executed(self, sandbox_id: str) -> Answer:
         after = request.args.get("after", -1, int)
@@ -237,5 +240,5 @@ class Service:
 
 
 def _cursor(sandbox: Sandbox) -> dict[str, int]:
-    (x, y), (width, height) = sandbox.desktop.cursor, sandbox.desktop.size
+    (x, y), (width, height) = sandbox.device.cursor, sandbox.device.size
     return {"x": x, "y": y, "screenWidth": width, "screenHeight": height, "screenIndex": 0}

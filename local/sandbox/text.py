@@ -1,6 +1,7 @@
 """Editable text: a value with a caret and a selection, and how it wraps into rows of pixels."""
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -16,8 +17,13 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
-FONT = font(15)
-_advance = lru_cache(maxsize=4096)(FONT.getlength)
+SIZE = 15
+FONT = font(SIZE)
+
+
+@lru_cache
+def _advance(size: int) -> Callable[[str], float]:
+    return lru_cache(maxsize=4096)(font(size).getlength)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +74,20 @@ class Row(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def wrap(value: str, width: int) -> tuple[Row, ...]:
+def wrap(value: str, width: int, size: int = SIZE) -> tuple[Row, ...]:
     """The rows of a text. At the end of a broken one the caret stands before its last character."""
     rows: list[Row] = []
     start = 0
     for paragraph in value.split("\n"):
-        cuts, end = _cuts(paragraph, width), len(paragraph)
+        cuts, end = _cuts(paragraph, width, size), len(paragraph)
         rows += [Row(start + a, start + b - (b < end), paragraph[a:b]) for a, b in pairwise(cuts)]
         start += end + 1
     return tuple(rows)
 
 
-def _cuts(paragraph: str, width: int) -> list[int]:
+def _cuts(paragraph: str, width: int, size: int) -> list[int]:
     """Where the rows of a paragraph begin, and its end; broken after a blank where there is one."""
-    ends = list(accumulate(map(_advance, paragraph), initial=0.0))
+    ends = list(accumulate(map(_advance(size), paragraph), initial=0.0))
     cuts = [0]
     while ends[-1] - ends[cuts[-1]] > width:
         fits = bisect_right(ends, ends[cuts[-1]] + width) - 1

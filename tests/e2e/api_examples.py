@@ -6,7 +6,8 @@ below it. Two comments before a command, which no reader sees, prepare what it i
     <!-- submit: INSTRUCTION -->    submits a task, `\\n` being a new line
     <!-- await: FIELD=VALUE … -->   waits until the status of the tasks named last has these values
 
-`$TASK_ID` and `$SANDBOX_ID` are those of the last answer that has them.
+`$TASK_ID` and `$SANDBOX_ID` are those of the last answer that has them, and `$NAME` is the end of the last
+screenshot's path. Of pictures and pages just the type is shown.
 """
 
 import json
@@ -26,6 +27,8 @@ from tests.e2e.curl import Block, Shell, blocks
 DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
 DIRECTIVE = re.compile(r"^<!-- (submit|await): (.+) -->$", re.MULTILINE)
 STREAM = "text/event-stream"
+JSON = "application/json"
+SCREENSHOT = re.compile(r'"/api/[^"]+/screenshots/(\w+)"')
 API_KEY = "lgk_any"  # none is asked for on a loopback address
 
 LONGEST_TEXT, LONGEST_ADDRESS, LONGEST_LIST = 120, 40, 3
@@ -54,12 +57,13 @@ def examples(document: str) -> Iterator[Example]:
 
 @dataclass(frozen=True)
 class Told:
-    """What an example was answered: the status, and the JSON, the events of a stream, or nothing."""
+    """What an example was answered: the status, and JSON, the events of a stream, or another type."""
 
     status: int
     reason: str
     body: Any
     is_stream: bool = False
+    kind: str = JSON
 
 
 @dataclass
@@ -88,7 +92,10 @@ class Reader:
         return all(str(status[name]) == value for name, value in wanted.items())
 
     def _told(self, answer: httpx.Response, output: str) -> Told:
-        is_stream = answer.headers.get("content-type", "").startswith(STREAM)
+        kind = answer.headers.get("content-type", JSON)
+        if not kind.startswith((STREAM, JSON)):
+            return Told(answer.status_code, answer.reason_phrase, None, kind=kind)
+        is_stream = kind.startswith(STREAM)
         body = list(read(answer)) if is_stream else json.loads(output) if output else None
         assert not is_stream or re.findall(r"^id: (\d+)$", output, re.MULTILINE) == [
             str(e["seq"]) for e in body
@@ -101,6 +108,8 @@ class Reader:
         self.tasks = named.get("task_ids") or ([named["task_id"]] if "task_id" in named else self.tasks)
         for name in named.keys() & {"task_id", "sandbox_id"}:
             self.variables[name.upper()] = named[name]
+        for path in SCREENSHOT.findall(json.dumps(body)):
+            self.variables["NAME"] = path
 
 
 # --- as the document shows it ---------------------------------------------------------------------------
@@ -141,6 +150,8 @@ def block(told: Told) -> str:
             for event in told.body
         )
         return "```text\n" + "\n".join(lines) + "```"
+    if told.kind != JSON:
+        return f"```http\nHTTP/1.1 {told.status} {told.reason}\nContent-Type: {told.kind}\n```"
     text = "" if told.body is None else pretty(shortened(told.body)) + "\n"
     if told.status == httpx.codes.OK:
         return f"```json\n{text}```"
@@ -158,6 +169,8 @@ def understood(shown: Block) -> Told:
     if shown.language == "http":
         head, _, text = text.partition("\n")
         _, status, reason = head.split(" ", 2)
+        if found := re.fullmatch(r"Content-Type: (.+)\n", text):
+            return Told(int(status), reason, None, kind=found[1])
     return Told(int(status), reason, json.loads(text) if text.strip() else None)
 
 

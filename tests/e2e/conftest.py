@@ -68,9 +68,10 @@ def read(stream: httpx.Response) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def started() -> Iterator[System]:
-    """Everything, started and ready; no user's settings reach it."""
-    environment = {**isolated(os.environ), "AGENT_SETTLE_SECONDS": "0", "LOG_FORMAT": "json"}
+def started(**settings: str) -> Iterator[System]:
+    """Everything, started and ready; no user's settings reach it, only these."""
+    usual = {"AGENT_SETTLE_SECONDS": "0", "LOG_FORMAT": "json"}
+    environment = {**isolated(os.environ), **usual, **settings}
     stack = Stack(Plan(environment=environment, port=free_port()), lambda *_: None)
     try:
         stack.start()

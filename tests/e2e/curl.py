@@ -117,6 +117,8 @@ def curl(http: httpx.Client, options: list[str]) -> Answer:
         match word:
             case "-s" | "-N" | "-i":
                 pass
+            case "-o":
+                next(words)  # nothing is written: the answer is kept as it is
             case "-X":
                 method = next(words)
             case "-H":

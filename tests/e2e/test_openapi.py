@@ -93,7 +93,7 @@ def task_ids(system: System) -> list[str]:
 @FEW
 def test_answers_about_tasks_are_as_described(case: Case, system: System, task_ids: list[str]) -> None:
     for task_id in task_ids:
-        case.path_parameters = {"task_id": task_id}
+        case.path_parameters = {**case.path_parameters, "task_id": task_id}
         ask(system, case)
 
 

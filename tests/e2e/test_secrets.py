@@ -32,6 +32,7 @@ from local.servers import LOOPBACK, Postgres, Valkey
 from local.stack import Plan, Stack
 from shared import keys as api_keys
 from shared.db import Database
+from shared.schemas import Credentials
 from shared.secrets import REDACTED, Vault
 from shared.settings import StorageSettings
 from tests.conftest import wait_until
@@ -424,7 +425,7 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
 
     # Encrypted they are kept, until the task has ended.
     vault = Vault(StorageSettings(credentials_keys=(SecretStr(known.fernet),)))
-    opened = {task_id: vault.open(token) for task_id, token in tokens.items()}
+    opened = {task_id: vault.open(token, Credentials) for task_id, token in tokens.items()}
     assert {opened[task_id].model_key.get_secret_value() for task_id in standing.values()} == {
         known.good[f"{task} model"] for task in standing
     }

@@ -346,7 +346,7 @@ def test_a_kept_database_opens_only_to_its_keys(tmp_path: Path, up: Callable[...
     assert one.exit_code() == 0, one.said
 
 
-def test_demo_types_into_the_simulated_notepad(tmp_path: Path) -> None:
+def test_demo_types_into_the_simulated_notepad_and_writes_a_note_on_the_phone(tmp_path: Path) -> None:
     done = subprocess.run(
         [COMMAND, "demo"],
         cwd=tmp_path,
@@ -358,5 +358,7 @@ def test_demo_types_into_the_simulated_notepad(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the notepad on the simulated desktop holds 'Hello World" in done.stdout
-    assert (tmp_path / "demo-screens.png").read_bytes().startswith(b"\x89PNG")
+    assert "the newest note on the simulated phone holds 'Hello World" in done.stdout
+    for sheet in ("demo-screens.png", "demo-screens-phone.png"):
+        assert (tmp_path / sheet).read_bytes().startswith(b"\x89PNG")
     assert temporary_folders(tmp_path) == []

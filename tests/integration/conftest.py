@@ -4,18 +4,19 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import update
 from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import EXTENSION
 from local.servers import Postgres, Valkey
-from shared import jobs
+from shared import events, jobs
 from shared.db import Database
 from shared.jobs import Lease, Progress
 from shared.models import Job, Step
@@ -161,3 +162,21 @@ def call_human(db: Database, task_id: str, content: str = "please log in") -> No
     take_steps(db, lease, 1)
     with db.transaction() as session:
         jobs.call_human(session, lease, content)
+
+
+def keep_pictures(db: Database, lease: Lease, count: int) -> list[str]:
+    """The first steps refer to pictures, and events tell of them, as when they are put into the store."""
+    names = [f"{lease.job_id}/{uuid4().hex}" for _ in range(count)]
+    with db.transaction() as session:
+        told = [
+            events.observation(f"https://pictures.example/{number}", number, name)
+            for number, name in enumerate(names, 1)
+        ]
+        jobs.write(session, lease, told, has_pictures=True)
+        for number, name in enumerate(names, 1):
+            session.execute(
+                update(Step)
+                .where(Step.job_id == lease.job_id, Step.number == number)
+                .values(picture=name, screenshot=f"https://pictures.example/{number}")
+            )
+    return names

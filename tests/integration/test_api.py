@@ -14,6 +14,7 @@ from local.servers import Valkey
 from shared import jobs
 from shared.db import Database
 from shared.models import Job
+from shared.schemas import Credentials
 from shared.secrets import Vault
 from shared.settings import RedisSettings, Settings, StorageSettings
 from tests.integration.conftest import GOOD, SUBMIT, UNKNOWN, Serve, claim, error, frames
@@ -258,7 +259,7 @@ def test_nothing_of_the_request_s_secrets_is_shown(
     task_id = client.post(SUBMIT, json=body).json["task_id"]
     with db.transaction() as session:
         job: Job = jobs.get(session, UUID(task_id))
-    opened = vault.open(job.credentials or b"")
+    opened = vault.open(job.credentials or b"", Credentials)
     assert opened.model_key.get_secret_value() == "planted-ark"
     rest = {column: value for column, value in vars(job).items() if column != "credentials"}
     shown = client.get(f"/api/agent/task/status/{task_id}").text

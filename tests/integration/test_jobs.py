@@ -15,7 +15,7 @@ from shared.db import Database
 from shared.errors import JobNotFound, LeaseLost, StorageUnavailable
 from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Job, Step
-from shared.schemas import NewJob, Usage
+from shared.schemas import Credentials, NewJob, Usage
 from shared.secrets import Vault
 from shared.states import JobStatus, StepStatus
 
@@ -72,7 +72,7 @@ def test_credentials_are_encrypted(db: Database, submit: Submit, vault: Vault, n
     stored = read(db, submit()).credentials
     assert stored is not None
     assert b"secret" not in stored
-    assert vault.open(stored) == new_job.credentials
+    assert vault.open(stored, Credentials) == new_job.credentials
 
 
 def test_only_one_claim_succeeds(db: Database, submit: Submit) -> None:

@@ -194,6 +194,8 @@ TOUCH: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/task/{}/steps", None),
     ("GET", "/task/{}/events", None),
     ("GET", "/task/{}/events?page", None),
+    ("GET", "/task/{}/screenshots/one", None),
+    ("GET", "/task/{}/report", None),
     ("POST", "/task/{}/resume", {"message": "go on"}),
     ("POST", "/cancel", {"task_id": "{}"}),
     ("POST", "/task/submit", {"instruction": "x", "continue_context": True, "task_id": "{}"}),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -16,10 +17,11 @@ from shared.conversation import Message
 from shared.errors import ModelError, SandboxError, SandboxUnavailable
 from shared.portal import Portal
 from shared.sandboxes import SandboxService
-from shared.schemas import JobOptions, LybicCredentials
-from shared.settings import ModelSettings
+from shared.schemas import LybicCredentials, SandboxInfo
+from shared.settings import LybicSettings, ModelSettings
 from worker import retries, screenshots
-from worker.model import SCREENSHOT_GONE, OpenAIModel
+from worker.model import SCREENSHOT_GONE, Endpoint, OpenAIModel
+from worker.pictures import Pictures
 from worker.sandbox import LybicSandbox
 from worker.screenshots import LARGEST_BYTES, LONGEST_URL, AllowedHosts, ScreenshotFetcher, checked
 from worker.stop import Stop
@@ -129,7 +131,13 @@ def portal() -> Iterator[Portal]:
 @pytest.fixture
 def fetch(lybic: Site, portal: Portal) -> Callable[[str], str]:
     fetcher = ScreenshotFetcher(portal.http, AllowedHosts([lybic.url], []))
-    return lambda url: portal.call(fetcher.data_url, checked(url))
+    return lambda url: portal.call(fetcher.fetch, checked(url)).data_url
+
+
+@pytest.fixture
+def pictures(lybic: Site, portal: Portal) -> Pictures:
+    fetcher = ScreenshotFetcher(portal.http, AllowedHosts([lybic.url], []))
+    return Pictures(fetcher, portal, uuid4(), None)
 
 
 def refused(fetch: Callable[[str], str], url: str) -> str:
@@ -151,10 +159,13 @@ def refused(fetch: Callable[[str], str], url: str) -> str:
         ("IMAGE/PNG; charset=binary", PNG),
     ],
 )
-def test_a_picture_is_fetched_once(lybic: Site, fetch: Callable[[str], str], kind: str, body: bytes) -> None:
+def test_a_picture_is_fetched_once(
+    lybic: Site, portal: Portal, pictures: Pictures, kind: str, body: bytes
+) -> None:
     url = lybic.shows(body, kind)
-    assert fetch(url).startswith(f"data:{kind.partition(';')[0].lower()};base64,")
-    assert fetch(url) == fetch(url.replace("http", "HTTP"))
+    first = portal.call(pictures.get, url)
+    assert first.data_url.startswith(f"data:{kind.partition(';')[0].lower()};base64,")
+    assert portal.call(pictures.get, url) == first
     assert len(lybic.asked) == 1
     assert lybic.asked[0][1]["accept-encoding"] == "identity"
 
@@ -281,11 +292,19 @@ def test_a_picture_that_drips_is_given_up(
 
 
 @pytest.fixture
-def sandbox(lybic: Site, portal: Portal) -> LybicSandbox:
+def sandbox(lybic: Site, portal: Portal, pictures: Pictures) -> LybicSandbox:
     key = SecretStr(KEY)
     credentials = LybicCredentials(api_key=key, org_id="org", endpoint=lybic.url)
     service = SandboxService(portal.http, credentials, 5)
-    return LybicSandbox(service, "box", portal=portal, stop=Stop(math.inf), secret=key)
+    return LybicSandbox(
+        service,
+        SandboxInfo(sandbox_id="box"),
+        LybicSettings(),
+        portal=portal,
+        stop=Stop(math.inf),
+        pictures=pictures,
+        secret=key,
+    )
 
 
 HOSTILE = {
@@ -349,18 +368,16 @@ def completion(content: str, **more: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def scene_of(site_of: Callable[[], Site], lybic: Site, portal: Portal) -> Callable[..., Scene]:
+def scene_of(site_of: Callable[[], Site], portal: Portal, pictures: Pictures) -> Callable[..., Scene]:
     def make(image: Literal["auto", "url", "data"] = "auto") -> Scene:
         endpoint = site_of()
         endpoint.says("/chat/completions", completion("Action: wait()"))
-        options = JobOptions(model_name="m", model_base_url=endpoint.url, keep_sandbox=False)
         model = OpenAIModel(
-            SecretStr(KEY),
-            options,
+            Endpoint("m", endpoint.url, SecretStr(KEY)),
             ModelSettings(image=image),
             portal=portal,
             stop=Stop(math.inf),
-            screenshot_hosts=AllowedHosts([lybic.url], []),
+            pictures=pictures,
         )
         return Scene(model, endpoint)
 

@@ -21,7 +21,14 @@ from lybic import action as lybic
 from lybic.exceptions import LybicAPIError
 from openai.types.chat import ChatCompletion
 
-from local.sandbox import layout
+from local.sandbox import layout, phone_layout
+from local.sandbox.phone import NOTES, SETTINGS
+from local.sandbox.sandboxes import PHONE_SHAPE
+from shared.prompts import system_prompts
+from shared.sandboxes import build_action
+from shared.schemas import Vocabulary
+from worker import uitars
+from worker.actions import ENDING
 
 T = TypeVar("T")
 Message = dict[str, Any]
@@ -122,6 +129,10 @@ def px(value: int) -> lybic.PixelLength:
     return lybic.PixelLength(value=value)
 
 
+def part(numerator: int, denominator: int) -> lybic.FractionalLength:
+    return lybic.FractionalLength(numerator=numerator, denominator=denominator)
+
+
 # The sandbox service.
 
 
@@ -169,18 +180,24 @@ COMPUTER = [
     lybic.ClientUserTakeoverAction(),
 ]
 MOBILE = [
-    lybic.TouchTapAction(x=px(1), y=px(1)),
-    lybic.TouchLongPressAction(x=px(1), y=px(1), duration=1),
-    lybic.TouchDragAction(startX=px(1), startY=px(1), endX=px(2), endY=px(2)),
-    lybic.TouchSwipeAction(x=px(1), y=px(1), direction="up", distance=px(1)),
-    lybic.AndroidBackAction(),
-    lybic.AndroidHomeAction(),
-    lybic.OsStartAppAction(packageName="a"),
-    lybic.OsStartAppByNameAction(name="a"),
-    lybic.OsCloseAppAction(packageName="a"),
-    lybic.OsCloseAppByNameAction(name="a"),
     lybic.OsListAppsAction(),
+    lybic.OsStartAppByNameAction(name="Settings"),
+    lybic.TouchSwipeAction(x=px(360), y=px(900), direction="up", distance=part(1, 3)),
+    lybic.TouchDragAction(startX=px(360), startY=px(700), endX=px(360), endY=px(800)),
+    lybic.AndroidBackAction(),
+    lybic.OsCloseAppByNameAction(name="Settings"),
+    lybic.OsStartAppAction(packageName="com.simulated.notes"),
+    lybic.TouchLongPressAction(x=px(200), y=px(200), duration=600),
+    lybic.TouchTapAction(x=px(660), y=px(900)),
+    lybic.TouchTapAction(x=px(660), y=px(96)),
+    lybic.KeyboardTypeAction(content="Hello, Lybic!\n你好", treatNewLineAsEnter=True),
+    lybic.AndroidHomeAction(),
+    lybic.OsStartAppAction(packageName="com.android.browser"),
+    lybic.OsCloseAppAction(packageName="com.android.browser"),
+    *(lybic.ScreenshotAction(), lybic.WaitAction(duration=20), lybic.FinishedAction(message="done")),
+    *(lybic.FailedAction(), lybic.ClientUserTakeoverAction()),
 ]
+EVERYWHERE = {"keyboard:type", "screenshot", "wait", "finished", "failed", "client:user-takeover"}
 
 
 def test_every_computer_action_is_executed_and_witnessed(sandboxes: str, aids: httpx.Client) -> None:
@@ -203,13 +220,118 @@ def test_every_computer_action_is_executed_and_witnessed(sandboxes: str, aids: h
     assert [entry["action"]["type"] for entry in last["actions"]] == ["client:user-takeover"]
 
 
-def test_a_computer_refuses_the_actions_of_a_phone(sandboxes: str, aids: httpx.Client) -> None:
-    box = create(sandboxes)
+def test_every_phone_action_is_executed_and_witnessed(sandboxes: str, aids: httpx.Client) -> None:
+    box = create(sandboxes, shape=PHONE_SHAPE)
     for action in MOBILE:
-        data = dto.ExecuteSandboxActionDto(action=action)
-        code = refused(sandboxes, lambda client, data=data: client.sandbox.execute_sandbox_action(box, data))  # type: ignore[misc]
-        assert code == (400, "nomos.action.INVALID")
+        answer = execute(sandboxes, box, action)
+        assert answer.screenShot is not None
+        listed = action.type == "os:listApps"
+        assert bool(answer.actionResult) == listed
+    assert {action.type for action in MOBILE} == sdk_types(lybic.MobileUseAction)
+    assert answer.cursorPosition is not None
+    assert (answer.cursorPosition.screenWidth, answer.cursorPosition.screenHeight) == phone_layout.SIZE
+    record = aids.get(f"/sandboxes/{box}/actions").json()
+    assert [entry["action"] for entry in record["actions"]] == [
+        action.model_dump(exclude_none=True) for action in MOBILE
+    ]
+    phone = aids.get(f"/sandboxes/{box}").json()
+    assert phone["notes"] == ["Hello, Lybic!\n你好", *NOTES]
+    assert (phone["view"], phone["running"]) == ("home", ["notes"])
+
+
+def sdk_types(union: Any) -> set[str]:
+    return {model.model_fields["type"].default for model in union.__args__}
+
+
+def test_the_apps_of_a_phone_are_told_and_can_be_started(sandboxes: str) -> None:
+    box = create(sandboxes, shape=PHONE_SHAPE)
+    listed = execute(sandboxes, box, lybic.OsListAppsAction()).actionResult
+    assert listed is not None
+    for app in listed["apps"]:
+        execute(sandboxes, box, lybic.OsStartAppByNameAction(name=app["name"]))
+        execute(sandboxes, box, lybic.OsCloseAppAction(packageName=app["packageName"]))
+
+
+@pytest.mark.parametrize("shape", [PHONE_SHAPE, "acep-shenzhen-enhanced"])
+def test_a_shape_tells_what_a_sandbox_is(sandboxes: str, shape: str) -> None:
+    async def story(client: LybicClient) -> None:
+        assert {each.name: each.os for each in await client.sandbox.get_shapes()}[shape] == "Android"
+        made = await client.sandbox.create(shape=shape)
+        assert made.shape is not None
+        assert (made.shapeName, made.shape.os, made.shape.architecture) == (shape, "Android", "aarch64")
+        assert (await client.sandbox.get(made.id)).sandbox == made
+        _, picture, _ = await client.sandbox.get_screenshot(made.id)
+        assert picture.size == phone_layout.SIZE
+
+    lybic_call(sandboxes, story)
+
+
+@pytest.mark.parametrize(("shape", "others"), [(SHAPE, MOBILE), (PHONE_SHAPE, COMPUTER)])
+def test_a_device_refuses_the_actions_of_the_other(
+    sandboxes: str, aids: httpx.Client, shape: str, others: list[Any]
+) -> None:
+    box = create(sandboxes, shape=shape)
+    for action in others:
+        if action.type not in EVERYWHERE:
+            data = dto.ExecuteSandboxActionDto(action=action)
+            code = refused(
+                sandboxes, lambda client, data=data: client.sandbox.execute_sandbox_action(box, data)
+            )  # type: ignore[misc]
+            assert code == (400, "nomos.action.INVALID")
     assert aids.get(f"/sandboxes/{box}/actions").json()["count"] == 0
+
+
+POINT = "point='<point>500 400</point>'"
+WAY = "start_point='<point>500 700</point>', end_point='<point>500 300</point>'"
+# What a model may say, each word at least once.
+CALLS: dict[Vocabulary, list[str]] = {
+    "computer": [
+        *(f"{word}({POINT})" for word in ("click", "left_double", "right_single", "middle_click")),
+        *(f"triple_click({POINT})", f"hover({POINT})", f"drag({WAY})"),
+        *(f"scroll({POINT}, direction='{side}')" for side in ("up", "down", "left", "right")),
+        *("scroll(direction='down')", "hotkey(key='ctrl a')", "hotkey(key='alt f4')"),
+        *(
+            "press(key='shift')",
+            "release(key='shift')",
+            "type(content='a')",
+            r"type(content='a\n')",
+            "wait(t=1)",
+        ),
+    ],
+    "mobile": [
+        *(f"click({POINT})", f"long_press({POINT})", f"long_press({POINT}, time='0.2')", f"drag({WAY})"),
+        *(f"scroll({POINT}, direction='{side}')" for side in ("up", "down", "left", "right")),
+        *("scroll(direction='down')", f"scroll({WAY})", "list_apps()", "hotkey(key='enter')"),
+        *("open_app(app_name='Notes')", "close_app(app_name='Notes')", "press_back()", "press_home()"),
+        *("type(content='a')", r"type(content='a\n')", "wait(t=1)"),
+    ],
+}
+
+
+@pytest.mark.parametrize("vocabulary", CALLS)
+def test_all_that_a_model_may_say_is_among_the_calls(vocabulary: Vocabulary) -> None:
+    controls = {*ENDING, "output", "save_memory"}
+    assert {call.partition("(")[0] for call in CALLS[vocabulary]} == set(uitars.words(vocabulary)) - controls
+
+
+@pytest.fixture(scope="module")
+def devices(sandboxes: str) -> dict[Vocabulary, str]:
+    """A sandbox for each vocabulary."""
+    return {"computer": create(sandboxes), "mobile": create(sandboxes, shape=PHONE_SHAPE)}
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "call"), [(vocabulary, call) for vocabulary in CALLS for call in CALLS[vocabulary]]
+)
+def test_what_the_worker_makes_of_a_call_is_carried_out(
+    sandboxes: str, aids: httpx.Client, devices: dict[Vocabulary, str], vocabulary: Vocabulary, call: str
+) -> None:
+    box = devices[vocabulary]
+    (action,) = uitars.parse(f"Action: {call}", vocabulary=vocabulary).actions
+    count = aids.get(f"/sandboxes/{box}/actions").json()["count"]
+    assert execute(sandboxes, box, build_action(action)).screenShot is not None
+    (entry,) = aids.get(f"/sandboxes/{box}/actions", params={"after": count - 1}).json()["actions"]
+    assert entry["action"].items() >= action.items()
 
 
 def test_what_an_answer_includes_is_up_to_the_caller(sandboxes: str) -> None:
@@ -415,7 +537,11 @@ class Chat:
 
     def __init__(self, client: openai.OpenAI) -> None:
         self.client = client
-        self.messages: list[Message] = [{"role": "system", "content": "You operate a computer."}]
+        self.messages: list[Message] = []
+        self.prompt("You operate a computer.")
+
+    def prompt(self, text: str) -> None:
+        self.messages[:1] = [{"role": "system", "content": text}]
 
     def tell(self, text: str) -> None:
         self.messages.append({"role": "user", "content": text})
@@ -599,9 +725,11 @@ CALL = re.compile(r"Action: (\w+)\((?:\w+='(.*)')?\)", re.DOTALL)
 class Agent:
     """The smallest agent: it can click, press keys and type, and ends when the model says so."""
 
+    shape = SHAPE
+
     def __init__(self, http: httpx.Client, chat: Chat) -> None:
         self.http, self.chat = http, chat
-        self.box = str(self.post("", {"shape": SHAPE})["id"])
+        self.box = str(self.post("", {"shape": self.shape})["id"])
         self.answers: list[str] = []
 
     def post(self, path: str, body: Message | None = None) -> Message:
@@ -808,3 +936,85 @@ def test_an_action_that_was_not_carried_out_is_said_again(agent: Agent) -> None:
     agent.chat.tell("The action was not carried out: the sandbox is away")
     agent.chat.show(agent.screenshot())
     assert agent.chat.ask() == first
+
+
+# A phone.
+
+
+class Thumb(Agent):
+    """An agent with a phone, which is told so by the prompt of the worker."""
+
+    shape = PHONE_SHAPE
+
+    def __init__(self, http: httpx.Client, chat: Chat) -> None:
+        super().__init__(http, chat)
+        (prompt,) = system_prompts("en", vocabulary="mobile")
+        chat.prompt(prompt)
+
+    def action(self, name: str, value: str) -> Any:
+        (action,) = uitars.parse(self.answers[-1], vocabulary="mobile").actions
+        return build_action(action)
+
+
+@pytest.fixture
+def thumb(http: httpx.Client, chat: Chat) -> Thumb:
+    return Thumb(http, chat)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "note"),
+    [
+        ("Open notes and write Buy milk", "Buy milk"),
+        ("Open the Notes app, then note: it's 5 o'clock", "it's 5 o'clock"),
+        ("Write 'Hello, World!' into my notes", "Hello, World!"),
+        ("Open notepad and type Hello World", "Hello World"),
+        ("打开备忘录并写下 你好,世界", "你好,世界"),
+    ],
+)
+def test_notes_are_really_written(thumb: Thumb, instruction: str, note: str) -> None:
+    assert thumb.run(instruction).startswith("finished(content='(scripted) ")
+    assert thumb.truth()["notes"] == [note, *NOTES]
+    assert len(thumb.answers) == 4
+
+
+@pytest.mark.parametrize(
+    ("instruction", "field", "value", "end"),
+    [
+        ("Open settings", "view", "settings", "Settings is open."),
+        ("打开备忘录", "view", "notes", "备忘录已打开"),
+        ("Open settings and scroll to the end", "scroll", 1032, "This is the last"),
+        ("打开设置并向下滚动", "scroll", 1032, "这是最后一项"),
+        ("Search for Python tutorials on Google", "address", "?Python tutorials", "Searched"),
+        ("Open browser and go to wikipedia.org", "address", "wikipedia.org", "Opened wikipedia.org"),
+        ("Go home", "view", "home", "This is the home screen."),
+    ],
+)
+def test_known_instructions_are_really_carried_out_on_a_phone(
+    thumb: Thumb, instruction: str, field: str, value: object, end: str
+) -> None:
+    ended = thumb.run(instruction)
+    assert ended.startswith("finished(content='(scripted) ")
+    assert end in ended
+    assert thumb.truth()[field] == value
+
+
+def test_a_phone_is_told_from_a_computer_by_the_prompt(thumb: Thumb) -> None:
+    assert "open Notes, Settings or Browser" in thumb.run("Open calculator and compute 2+2")
+    thumb.run("Open settings")
+    thumb.run("Open notes and write one")
+    thumb.run("Now write two")
+    assert thumb.truth()["notes"] == ["two", "one", *NOTES]
+    assert thumb.truth()["settings"] == {name: name == "Wi-Fi" for name in SETTINGS}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_touch_in_doubt_leads_to_one_note(thumb: Thumb, step: int, lost: bool) -> None:
+    thumb.run("Open notes and write once", doubt_after=step, lose=step if lost else 0)
+    assert thumb.truth()["notes"] == ["once", *NOTES]
+
+
+def test_a_script_is_the_same_on_a_phone(thumb: Thumb) -> None:
+    thumb.chat.tell("script> press_back()\nscript> long_press(point='<point>5 6</point>')")
+    assert thumb.chat.ask() == "Thought: (scripted, step 1 of 3) \nAction: press_back()"
+    assert "long_press(" in thumb.chat.ask()

@@ -34,7 +34,7 @@ def part(numerator: int, denominator: int = 1000) -> lybic.FractionalLength:
 
 def perform(desktop: Desktop, **action: Any) -> Desktop:
     """The action as it comes over HTTP."""
-    return actions.perform(desktop, actions.read(action))
+    return actions.perform(desktop, actions.read(desktop, action))
 
 
 def opened(app: str) -> Desktop:

@@ -13,7 +13,7 @@ from shared.schemas import Usage
 from shared.states import StepStatus
 from worker import uitars
 from worker.actions import Action, Decision
-from worker.loop import Failed, Finished, NeedsHuman, Outcome, StepLoop
+from worker.loop import Bounds, Failed, Finished, NeedsHuman, Outcome, StepLoop
 from worker.protocols import Answer, Observation
 from worker.recorder import FAILURES, UNUSABLE
 from worker.stop import Reason, Stop, Stopped
@@ -42,16 +42,32 @@ class MemorySandbox:
     errors: list[Exception] = field(default_factory=list)
     done: list[Action] = field(default_factory=list)
     previews: int = 0
+    looks: list[str | None] = field(default_factory=list)
+    """What the next looks look like, the last one for ever; without any, no two look alike."""
+    looked: dict[str, str | None] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+
+    def look(self, name: str) -> Observation:
+        if self.looks:
+            self.looked[name] = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        return Observation(name, (1280, 720))
+
+    def fingerprint(self, observation: Observation) -> str | None:
+        return self.looked.get(observation.screenshot, observation.screenshot)
+
+    def keep(self, observation: Observation) -> Observation:
+        self.kept.append(observation.screenshot)
+        return observation
 
     def observe(self) -> Observation:
         self.previews += 1
-        return Observation(f"preview {self.previews}", (1280, 720))
+        return self.look(f"preview {self.previews}")
 
     def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
         if self.errors:
             raise self.errors.pop(0)
         self.done += actions
-        return Observation(f"after {len(self.done)}", (1280, 720)) if look else None
+        return self.look(f"after {len(self.done)}") if look else None
 
 
 @dataclass
@@ -66,6 +82,10 @@ class MemoryRecorder:
     @property
     def step_count(self) -> int:
         return len(self.steps)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(model_calls=self.step_count, input_tokens=100 * self.step_count)
 
     def failures(self) -> int:
         return trailing(self.steps, FAILURES)
@@ -102,11 +122,13 @@ class Scene:
     errors: list[Exception] = field(default_factory=list)
     max_steps: int = 20
     settle_seconds: float = 0
+    looks: list[str | None] = field(default_factory=list)
+    bounds: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.stop = Stop(math.inf)
         self.model = ListModel(self.answers)
-        self.sandbox = MemorySandbox(self.errors)
+        self.sandbox = MemorySandbox(self.errors, looks=self.looks)
         self.recorder = MemoryRecorder(self.sandbox)
 
     def run(self) -> Outcome:
@@ -116,7 +138,7 @@ class Scene:
             recorder=self.recorder,
             parse=lambda text, seen: uitars.parse(text, screen=seen.screen),
             stop=self.stop,
-            max_steps=self.max_steps,
+            bounds=Bounds(self.max_steps, **self.bounds),
             settle_seconds=self.settle_seconds,
         ).run()
 
@@ -145,10 +167,33 @@ def test_one_call_per_step_where_the_screen_need_not_settle() -> None:
     assert scene.recorder.seen == ["preview 1", "after 1", "after 2"]
 
 
-def test_the_screen_is_looked_at_anew_after_it_settled() -> None:
-    scene = Scene([CLICK, DONE], settle_seconds=0.001)
-    scene.run()
-    assert scene.recorder.seen == ["preview 1", "preview 2"]
+@pytest.mark.parametrize(
+    ("looks", "seen"),
+    [
+        (["before", "after"], "preview 2"),  # changed, and two looks are alike
+        (["before", "a", "b", "c", "c"], "preview 4"),  # goes on changing for a while
+        (["before"], "preview 2"),  # unchanged: it is given its time, and looked at once more
+        (["before", None], "preview 2"),  # pictures that can't be compared
+    ],
+)
+def test_the_screen_is_looked_at_until_it_has_settled(looks: list[str | None], seen: str) -> None:
+    scene = Scene([CLICK, DONE], settle_seconds=1, looks=looks)
+    scene.stop.sleep = lambda _: None  # type: ignore[method-assign]
+    assert scene.run() == Finished("42")
+    assert scene.recorder.seen == ["preview 1", seen]
+    assert scene.sandbox.kept == scene.recorder.seen
+
+
+def test_a_screen_that_never_settles_is_taken_as_it_is_in_the_end() -> None:
+    scene = Scene([CLICK, DONE], settle_seconds=0.3)
+    assert scene.run() == Finished("42")
+    assert scene.recorder.seen[-1] != "preview 1"
+
+
+def test_after_a_wait_the_screen_is_taken_as_it_is() -> None:
+    scene = Scene(["Action: wait()", DONE], settle_seconds=9)
+    assert scene.run() == Finished("42")
+    assert scene.recorder.seen == ["preview 1", "after 1"]
 
 
 def test_actions_before_an_ending_control_are_carried_out() -> None:
@@ -240,3 +285,49 @@ def test_a_stop_is_obeyed_before_the_next_action() -> None:
     with pytest.raises(Stopped):
         scene.run()
     assert scene.sandbox.done == []
+
+
+# --- bounds ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_on_a_screen_that_does_not_change_is_told_and_then_ends() -> None:
+    scene = Scene([CLICK], looks=["still"])
+    outcome = scene.run()
+    assert outcome == Failed("loop_detected", "the same 6 times, on a screen that does not change")
+    told = [step.feedback for step in scene.recorder.steps]
+    assert told[:2] == [None, None]
+    assert all("3 times" in (text or "") or "does not change" in (text or "") for text in told[2:])
+    assert len(scene.sandbox.done) == 6
+
+
+def test_a_cursor_that_blinks_is_no_change() -> None:
+    scene = Scene([CLICK], looks=["on", "off"] * 20)
+    outcome = scene.run()
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "loop_detected"
+
+
+@pytest.mark.parametrize(
+    ("answers", "looks"),
+    [
+        ([CLICK], [f"counts to {number}" for number in range(30)]),  # the screen answers
+        ([CLICK, "Action: hotkey(key='esc')"] * 10, ["still"]),  # it tries something else
+        (["Action: wait()"], ["still"]),  # what takes long, takes long
+        ([CLICK], [None]),  # nobody knows
+    ],
+)
+def test_what_is_no_loop_goes_on(answers: list[str], looks: list[str | None]) -> None:
+    scene = Scene(list(answers), looks=list(looks), max_steps=15)
+    assert scene.run() == Failed("max_steps", "not finished after 15 steps")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said", "steps"),
+    [({"max_model_calls": 4}, "4 calls", 4), ({"max_tokens": 250}, "250 tokens", 3)],
+)
+def test_budgets(bounds: dict[str, int], said: str, steps: int) -> None:
+    scene = Scene([CLICK], bounds=bounds)
+    outcome = scene.run()
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, scene.recorder.step_count) == ("budget_exceeded", steps)
+    assert said in outcome.message

@@ -220,7 +220,7 @@ def digest(**body: Any) -> bytes:
 @given(
     st.integers(1, 500),
     GOOD_TEXT.filter(str.strip),
-    st.dictionaries(GOOD_TEXT.filter(bool), st.integers(0, 9), max_size=3),
+    st.dictionaries(GOOD_TEXT.filter(lambda name: 0 < len(name) <= 100), st.integers(0, 9), max_size=3),
 )
 def test_a_repeat_is_known_by_all_but_its_secrets(steps: int, prompt: str, metadata: dict[str, int]) -> None:
     body = {"max_steps": steps, "user_system_prompt": prompt, "metadata": metadata}

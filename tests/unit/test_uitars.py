@@ -13,9 +13,10 @@ from lybic.action import ComputerUseAction, MobileUseAction
 from pydantic import TypeAdapter
 
 from shared.errors import UnusableOutput
+from shared.sandboxes import build_action
 from worker import actions, uitars
 from worker.actions import Control, Decision, xdotool_keys
-from worker.uitars import parse, smart_resize
+from worker.uitars import DIALECTS, VOCABULARIES, parse, smart_resize, words
 
 LYBIC: dict[str, TypeAdapter[Any]] = {
     "computer": TypeAdapter(ComputerUseAction),
@@ -70,12 +71,17 @@ COMPUTER = [
     (f"left_click(point='{POINT}')", click_at(500, 300)),
     (f"right_single(point='{POINT}')", click_at(500, 300, 2)),
     (f"right_click(point='{POINT}')", click_at(500, 300, 2)),
+    (f"click(point='{POINT}', button='Right')", click_at(500, 300, 2)),
+    (f"click(point='{POINT}', mouse_button='middle')", click_at(500, 300, 4)),
+    (f"click(button='left', coordinates='{POINT}')", click_at(500, 300)),
+    (f"click(start_position='{POINT}')", click_at(500, 300)),
     (f"middle_click(point='{POINT}')", click_at(500, 300, 4)),
     (f"left_double(point='{POINT}')", {"type": "mouse:doubleClick", **AT, "button": 1}),
     (f"double_click(point='{POINT}')", {"type": "mouse:doubleClick", **AT, "button": 1}),
     (f"DoubleClick(point='{POINT}')", {"type": "mouse:doubleClick", **AT, "button": 1}),
     (f"triple_click(point='{POINT}')", {"type": "mouse:tripleClick", **AT, "button": 1}),
     (f"hover(point='{POINT}')", {"type": "mouse:move", **AT}),
+    (f"mouse_move(coordinate='{POINT}')", {"type": "mouse:move", **AT}),
     (f"move_to(point='{POINT}')", {"type": "mouse:move", **AT}),
     (f"drag(start_point='{START}', end_point='{END}')", {"type": "mouse:drag", **DRAG, "button": 1}),
     (f"drag(end_box='{END}', start_box='{START}')", {"type": "mouse:drag", **DRAG, "button": 1}),
@@ -93,11 +99,24 @@ COMPUTER = [
         {"type": "mouse:scroll", **AT, "stepVertical": 0, "stepHorizontal": 5},
     ),
     (
+        f"drag(start_coordinate='{START}', end_coordinate='{END}')",
+        {"type": "mouse:drag", **DRAG, "button": 1},
+    ),
+    (
+        f"scroll(scroll_direction='up', point='{POINT}', amount=3)",
+        {"type": "mouse:scroll", **AT, "stepVertical": 5, "stepHorizontal": 0},
+    ),
+    (
+        "scroll(point=None, direction='up')",
+        {"type": "mouse:scroll", "x": frac(500), "y": frac(500), "stepVertical": 5, "stepHorizontal": 0},
+    ),
+    (
         "scroll(direction=' Left ')",
         {"type": "mouse:scroll", "x": frac(500), "y": frac(500), "stepVertical": 0, "stepHorizontal": -5},
     ),
     ("hotkey(key='ctrl c')", keys("ctrl+c")),
     ("hotkey(hotkey='ctrl c')", keys("ctrl+c")),
+    ("hotkey(keyboard_key='enter')", keys("Return")),
     ("press(key='Shift')", {"type": "key:down", "key": "shift"}),
     ("keydown(key='a')", {"type": "key:down", "key": "a"}),
     ("release(key='Shift')", {"type": "key:up", "key": "shift"}),
@@ -110,6 +129,9 @@ COMPUTER = [
     ("wait(t=1.5)", {"type": "wait", "duration": 1500}),
     ("wait(time='2')", {"type": "wait", "duration": 2000}),
     ("wait(3)", {"type": "wait", "duration": 3000}),
+    ("wait(0)", {"type": "wait", "duration": 0}),
+    ("wait(5s)", {"type": "wait", "duration": 5000}),
+    ("wait(wait_time='2 s')", {"type": "wait", "duration": 2000}),
     ("wait(t=99999)", {"type": "wait", "duration": 60000}),
 ]
 
@@ -130,6 +152,12 @@ MOBILE = [
     ),
     ("type(content='hi')", typed("hi")),
     ("hotkey(key='enter')", typed("\n")),
+    ("hotkey(key='back')", {"type": "android:back"}),
+    ("hotkey(key='home')", {"type": "android:home"}),
+    ("back()", {"type": "android:back"}),
+    ("home()", {"type": "android:home"}),
+    ("open(app='Chrome')", {"type": "os:startAppByName", "name": "Chrome"}),
+    ("open_app(content='Chrome')", {"type": "os:startAppByName", "name": "Chrome"}),
     ("open_app(app_name='Google Maps')", {"type": "os:startAppByName", "name": "Google Maps"}),
     ("close_app(app_name='Chrome')", {"type": "os:closeAppByName", "name": "Chrome"}),
     ("list_apps()", {"type": "os:listApps"}),
@@ -158,7 +186,14 @@ def _assert_lybic_takes(action: dict[str, Any], vocabulary: str) -> None:
 @pytest.mark.parametrize("name", ["finished", "call_user", "failed", "output", "save_memory"])
 @pytest.mark.parametrize(
     ("arguments", "content"),
-    [("content='It\\'s done'", "It's done"), ("'done'", "done"), ('text="done"', "done"), ("", "")],
+    [
+        ("content='It\\'s done'", "It's done"),
+        ("'done'", "done"),
+        ('text="done"', "done"),
+        ("", ""),
+        ("content=None", ""),
+        ("content='None'", "None"),
+    ],
 )
 @pytest.mark.parametrize("vocabulary", ["computer", "mobile"])
 def test_controls(name: Any, arguments: str, content: str, vocabulary: str) -> None:
@@ -191,6 +226,8 @@ def test_controls(name: Any, arguments: str, content: str, vocabulary: str) -> N
         ("click(point=point)", "two numbers"),
         (f"click(point='{POINT}', point='{POINT}')", "twice"),
         (f"click('{POINT}', 'more')", "too many arguments"),
+        (f"click(point='{POINT}', button='wheel')", "unknown button"),
+        ("click(point=None)", "needs point="),
         (f"drag(start_point='{START}')", "needs end_point="),
         (f"drag(start_point='{START}'", "needs end_point="),
         (f"scroll(point='{POINT}')", "needs direction="),
@@ -227,7 +264,7 @@ def test_a_bad_call_says_how_to_mend_it(call: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("call", "hint"),
     [
-        ("hotkey(key='back')", "press_back()"),
+        ("hotkey(key='ctrl c')", "works for enter, back and home only"),
         ("left_double(point='1 2')", "Use one of: click, long_press,"),
         ("open_app(app_name=' ')", "needs app_name="),
     ],
@@ -236,6 +273,52 @@ def test_a_bad_call_on_a_phone(call: str, hint: str) -> None:
     error = outcome(call, vocabulary="mobile")
     assert isinstance(error, UnusableOutput)
     assert hint in error.message
+
+
+ARGUMENTS = {
+    "drag select swipe left_click_drag": "{start}, {end}",
+    "scroll": "{point}, direction='left'",
+    "hotkey press key_down release key_up": "key='enter'",
+    "type": r"content='a\n'",
+    "open_app open close_app": "app_name='Maps'",
+    "list_apps press_back back press_home home wait": "",
+}
+WRITTEN = {
+    "doubao": {
+        "point": f"point='{POINT}'",
+        "start": f"start_point='{START}'",
+        "end": f"end_point='{END}'",
+    },
+    "ui-tars-1.5": {
+        "point": "start_box='<|box_start|>(500,300)<|box_end|>'",
+        "start": "start_box='<|box_start|>(10,20)<|box_end|>'",
+        "end": "end_box='(30,40)'",
+    },
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("vocabulary", "first", "name"),
+    [
+        (vocabulary, first, name)
+        for vocabulary in VOCABULARIES
+        for first, aliases in words(vocabulary).items()
+        for name in (first, *aliases)
+    ],
+)
+def test_lybic_takes_what_every_word_becomes(dialect: str, vocabulary: str, first: str, name: str) -> None:
+    options: dict[str, Any] = {"dialect": dialect, "vocabulary": vocabulary, "screen": (1920, 1080)}
+    arguments = next((given for names, given in ARGUMENTS.items() if name in names.split()), "{point}")
+    written = arguments.format(**WRITTEN[dialect])
+    decision = parse(f"Action: {name}({written})", **options)
+    assert len(decision.actions) + len(decision.notes) + bool(decision.control) == 1
+    for action in decision.actions:
+        _assert_lybic_takes(action, vocabulary)
+        built = build_action(action).model_dump(mode="json", exclude_none=True)
+        assert built.items() >= action.items()
+    alike = parse(f"Action: {first}({written})", **options)
+    assert (alike.actions, alike.notes, alike.control) == (decision.actions, decision.notes, decision.control)
 
 
 # Coordinates
@@ -314,6 +397,21 @@ def test_ui_tars_15_knows_the_edges_of_its_image() -> None:
     assert one("scroll(direction='down')", **options)["y"] == frac(546, 1092)
     with pytest.raises(UnusableOutput, match="y goes from 0 to 1092"):
         parse("Action: click(start_box='(0,1094)')", **options)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ("I click.", "such as Action: click(start_box='(x,y)')"),
+        ("Action: click()", "needs start_box='(x,y)' with two numbers"),
+        ("Action: drag(start_box='(1,2)')", "needs end_box='(x,y)' with two numbers"),
+    ],
+)
+def test_hints_are_in_the_models_own_dialect(answer: str, hint: str) -> None:
+    error = outcome(answer, dialect="ui-tars-1.5", screen=(1920, 1080))
+    assert isinstance(error, UnusableOutput)
+    assert hint in error.message
+    assert "<point>" not in error.message
 
 
 @pytest.mark.parametrize(
@@ -467,6 +565,8 @@ CLICK = f"click(point='{POINT}')"
         (f"Thought: think\nAction:\n```python\n{CLICK}\n```", "think"),
         (f"Thought: think\nAction: ```{CLICK}```", "think"),
         (f"Thought: think\nAction: `{CLICK}`", "think"),
+        (f"Thought: think\nAction: **{CLICK}**", "think"),
+        (f"Thought: think\r\nAction: {CLICK}\r\n", "think"),
         (f"Thought: think\n```\n{CLICK}\n```", "think"),
         (f"Thought: think\n<action>{CLICK}</action>", "think"),
         (f"Thought: think\nAction:\n\n1. {CLICK}", "think"),
@@ -496,6 +596,11 @@ def test_answers_around_one_call(answer: str, thought: str) -> None:
     assert decision.call == CLICK
     assert decision.raw == answer
     assert (decision.notes, decision.control) == ((), None)
+
+
+def test_a_byte_order_mark_is_no_thought() -> None:
+    for answer in (CLICK, f"Action: {CLICK}", f"Thought: think\nAction: {CLICK}"):
+        assert parse("\ufeff" + answer) == parse(answer)
 
 
 @pytest.mark.parametrize(
@@ -625,6 +730,8 @@ def test_the_public_form_of_a_decision() -> None:
         ("ctrl + c", "ctrl c"),
         ("Ctrl+Shift+S", "ctrl shift s"),
         ("ctrl-alt-del", "ctrl alt Delete"),
+        ("ctrl, c", "ctrl c"),
+        ("ctrl,shift,esc", "ctrl shift Escape"),
         ("ctrl +", "ctrl plus"),
         ("ctrl++", "ctrl plus"),
         ("+", "plus"),
@@ -783,6 +890,13 @@ def test_time_grows_with_the_length_only(unit: str, frame: Callable[[str], str])
     """Ten times the text may take thirty times as long; anything quadratic takes a hundred times."""
     short, long = (frame(unit * (size // len(unit))) for size in (5_000, 50_000))
     assert _seconds(long) < 30 * _seconds(short) + 0.05
+
+
+@pytest.mark.parametrize("unit", ["\n", "动作：", "Action:f(", "' , a=", "<point>", "wait()", "a"])
+def test_the_longest_answers_take_no_time(unit: str) -> None:
+    """100 kB within 50 ms on one core of any server; twice that for a slow machine."""
+    for frame in FRAMES:
+        assert _seconds(frame(unit * (100_000 // len(unit)))) < 0.1
 
 
 def _seconds(text: str) -> float:

@@ -1,70 +1,20 @@
-"""What the scripted model knows by heart: instructions, word for word, and the plan for each."""
+"""What the scripted model knows by heart of a computer."""
 
-import re
-from collections.abc import Callable
 from dataclasses import replace
 
-from local.model.plans import Plan, Step, Steps, failed
+from local.model.phrases import AND, EN, THEN, ZH, Repertoire, understood, unquoted
+from local.model.plans import Step, Steps, failed
 from local.model.screen import Screen
 from local.sandbox import layout
 from local.sandbox.apps import evaluate
 
-Make = Callable[..., list[Step] | None]
-LONGEST = 20_000
-UNKNOWN = failed(
-    "This stand-in knows only a few things: open Notepad, Calculator or Browser; type into Notepad; create a"
-    " text file; compute; search; go to an address; click on a result. Set ARK_API_KEY for a real model."
+COMPUTER = Repertoire(
+    "open Notepad, Calculator or Browser; type into Notepad; create a text file; compute; search; go to an"
+    " address; click on a result"
 )
-
-_KNOWN: list[tuple[re.Pattern[str], Make]] = []
-_HAN = re.compile(r"[\u3400-\u9fff]")
-_EN = r"(?:(?:please|now|then)[, ]+)*"
-_ZH = r"(?:请|现在|然后)*"
-_AND = r"(?:,? and then|,? and|,? then|,) +"
-_THEN = r"[,，]?(?:并且?|然后|再)?"
 _EDITOR = r"(?:the )?(?:notepad|text editor|editor)"
-_BROWSER = rf"(?:open|start) (?:the |a |your )?(?:web )?browser{_AND}"
+_BROWSER = rf"(?:open|start) (?:the |a |your )?(?:web )?browser{AND}"
 _NAME = r"['\"“]?(?P<name>[A-Za-z0-9_.-]{0,99}[A-Za-z0-9])['\"”]?"
-
-
-def recognise(instruction: str) -> Plan | None:
-    """The plan for an instruction that is understood from its first word to its last."""
-    text = instruction.strip()
-    if len(text) > LONGEST:
-        return None
-    steps = Steps(chinese=bool(_HAN.search(text)))
-    for pattern, make in _KNOWN:
-        found = pattern.fullmatch(text)
-        plan = make(steps, **found.groupdict()) if found else None
-        if plan:
-            return Plan(tuple(plan), looks=make is open_result)
-    return None
-
-
-def _asked_by(*patterns: str) -> Callable[[Make], Make]:
-    """Registers a plan under the whole instructions that ask for it; the first registered wins."""
-
-    def register(make: Make) -> Make:
-        _KNOWN.extend((re.compile(pattern, re.IGNORECASE | re.DOTALL), make) for pattern in patterns)
-        return make
-
-    return register
-
-
-def unquoted(text: str) -> str | None:
-    """The text without its quotes; None if something follows them."""
-    text = text.strip()
-    for left, right in ("''", '""', "“”", "‘’", "「」", "``"):
-        if text.startswith(left):
-            inner = text[1:-1]
-            return inner if text.endswith(right) and inner and right not in inner else None
-    return text
-
-
-def understood(text: str) -> str | None:
-    """The text without its quotes; None if it seems to ask for more than itself."""
-    more = re.search(r"\b(?:and )?then\b|然后|接着", text, re.IGNORECASE) and text[:1] not in "'\"“‘「`"
-    return None if more else unquoted(text)
 
 
 def _fill_notepad(steps: Steps, text: str) -> list[Step]:
@@ -78,10 +28,10 @@ _WITH = r"(?:,? (?:with|containing)(?: the)?(?: contents?| text)?:? *(?P<text>.+
 _WITH_ZH = r"(?:[,，;；]? *内容(?:为|是)?[:：]? *(?P<text>.+)|。)?"
 
 
-@_asked_by(
-    rf"{_EN}create (?:a |an )?(?:new )?(?:empty )?(?:text )?file (?:(?:named|called) )?{_NAME}{_WITH}",
-    rf"{_ZH}(?:创建|新建)(?:一个)?(?:名为|叫做|叫)? *{_NAME} *的?(?:空的?)?(?:文本)?文件{_WITH_ZH}",
-    rf"{_ZH}(?:创建|新建)(?:一个)?(?:文本)?文件 *{_NAME}{_WITH_ZH}",
+@COMPUTER.asked_by(
+    rf"{EN}create (?:a |an )?(?:new )?(?:empty )?(?:text )?file (?:(?:named|called) )?{_NAME}{_WITH}",
+    rf"{ZH}(?:创建|新建)(?:一个)?(?:名为|叫做|叫)? *{_NAME} *的?(?:空的?)?(?:文本)?文件{_WITH_ZH}",
+    rf"{ZH}(?:创建|新建)(?:一个)?(?:文本)?文件 *{_NAME}{_WITH_ZH}",
 )
 def create_file(steps: Steps, name: str, text: str | None = None) -> list[Step] | None:
     content = unquoted(text or "")
@@ -95,10 +45,10 @@ def create_file(steps: Steps, name: str, text: str | None = None) -> list[Step] 
     ]
 
 
-@_asked_by(
-    rf"{_EN}(?:(?:open|start) {_EDITOR}{_AND})?(?:type|write|enter):? +(?P<text>.+?)"
+@COMPUTER.asked_by(
+    rf"{EN}(?:(?:open|start) {_EDITOR}{AND})?(?:type|write|enter):? +(?P<text>.+?)"
     rf"(?: (?:in|into|in to) {_EDITOR}\.?)?",
-    rf"{_ZH}(?:(?:打开)?(?:记事本|文本编辑器){_THEN})?(?:在?(?:记事本|编辑器)[中里]?)?"
+    rf"{ZH}(?:(?:打开)?(?:记事本|文本编辑器){THEN})?(?:在?(?:记事本|编辑器)[中里]?)?"
     r"(?:输入|键入|写入|写下)[:：]? *(?P<text>.+)",
 )
 def type_text(steps: Steps, text: str) -> list[Step] | None:
@@ -116,10 +66,10 @@ _OPERATORS = (
 )
 
 
-@_asked_by(
-    rf"{_EN}(?:(?:open|start|use) (?:the |a )?calculator(?:{_AND}| to ))?"
+@COMPUTER.asked_by(
+    rf"{EN}(?:(?:open|start|use) (?:the |a )?calculator(?:{AND}| to ))?"
     r"(?:compute|calculate|work out|what is|how much is) +(?P<expression>[^?=]+?)[.?= ]*",
-    rf"{_ZH}(?:打开计算器{_THEN}|用计算器)?(?:计算|算一下|算出) *(?P<expression>.+?)"
+    rf"{ZH}(?:打开计算器{THEN}|用计算器)?(?:计算|算一下|算出) *(?P<expression>.+?)"
     r"(?:的结果|等于多少|是多少)?[?？。= ]*",
 )
 def compute(steps: Steps, expression: str) -> list[Step] | None:
@@ -144,9 +94,10 @@ _ORDINALS = ("first 1st 一 1", "second 2nd 二 2", "third 3rd 三 3")
 _NTH = {name: number for number, names in enumerate(_ORDINALS) for name in names.split()}
 
 
-@_asked_by(
-    rf"{_EN}(?:click(?: on)?|open) the (?P<nth>first|second|third|1st|2nd|3rd) (?:search )?(?:result|link)",
-    rf"{_ZH}(?:点击|打开)第(?P<nth>[一二三123])[个条](?:搜索)?(?:结果|链接)。?",
+@COMPUTER.asked_by(
+    rf"{EN}(?:click(?: on)?|open) the (?P<nth>first|second|third|1st|2nd|3rd) (?:search )?(?:result|link)",
+    rf"{ZH}(?:点击|打开)第(?P<nth>[一二三123])[个条](?:搜索)?(?:结果|链接)。?",
+    looks=True,
 )
 def open_result(steps: Steps, nth: str) -> list[Step]:
     number = _NTH[nth.lower()]
@@ -170,9 +121,9 @@ _APPS = {
 _SIGHTS = {"notepad": layout.PAPER, "calculator": layout.EQUALS, "browser": layout.ADDRESS}
 
 
-@_asked_by(
-    rf"{_EN}(?:open|start|launch) (?:the |a )?(?P<app>{'|'.join(_APPS)})[.!]?",
-    rf"{_ZH}(?:打开|启动) *(?P<app>{'|'.join(_APPS)})[。!！]?",
+@COMPUTER.asked_by(
+    rf"{EN}(?:open|start|launch) (?:the |a )?(?P<app>{'|'.join(_APPS)})[.!]?",
+    rf"{ZH}(?:打开|启动) *(?P<app>{'|'.join(_APPS)})[。!！]?",
 )
 def open_app(steps: Steps, app: str) -> list[Step]:
     kind = _APPS[app.lower()]
@@ -190,19 +141,19 @@ def _browse(steps: Steps, wanted: str, end: Step) -> list[Step]:
     ]
 
 
-@_asked_by(
-    rf"{_EN}(?:{_BROWSER}(?:open|go to|navigate to|visit)|go to|navigate to|visit) +"
+@COMPUTER.asked_by(
+    rf"{EN}(?:{_BROWSER}(?:open|go to|navigate to|visit)|go to|navigate to|visit) +"
     r"(?P<address>\S{1,200}?\.[^\s.]\S{0,200}?)\.?",
-    rf"{_ZH}(?:打开浏览器{_THEN})?(?:访问|前往|转到) *(?P<address>[A-Za-z0-9.:/_-]{{1,200}})。?",
+    rf"{ZH}(?:打开浏览器{THEN})?(?:访问|前往|转到) *(?P<address>[A-Za-z0-9.:/_-]{{1,200}})。?",
 )
 def go_to(steps: Steps, address: str) -> list[Step]:
     return _browse(steps, address, steps.done(f"Opened {address}.", f"已打开 {address}。", layout.ADDRESS))
 
 
-@_asked_by(
-    rf"{_EN}(?:{_BROWSER})?search(?: the web)?(?: for)? +(?P<query>.+?)"
+@COMPUTER.asked_by(
+    rf"{EN}(?:{_BROWSER})?search(?: the web)?(?: for)? +(?P<query>.+?)"
     r"(?: (?:on|with|using) (?:google|bing|baidu|the web|the internet))?\.?",
-    rf"{_ZH}(?:打开浏览器{_THEN})?(?:[用在](?:浏览器|谷歌|百度)[中里上]?)?"
+    rf"{ZH}(?:打开浏览器{THEN})?(?:[用在](?:浏览器|谷歌|百度)[中里上]?)?"
     r"(?:搜索|查找|搜一下) *(?P<query>.+?)。?",
 )
 def search(steps: Steps, query: str) -> list[Step] | None:
