@@ -20,13 +20,13 @@ demo: install
 up: install
 	$(BIN)/lybic-guiagent up
 
-# One more than there are cores, up to five: many tests wait for something to die and to come back.
-TEST_PROCESSES = $(shell $(BIN)/python -c "import os; print(min(os.cpu_count() + 1, 5))")
+# Work is stolen, not dealt out: so the tests of a module share what they start.
 test: install
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Kills everything again and again for some minutes; CHAOS="--seed 7" repeats a round.
 chaos: install
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: install

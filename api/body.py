@@ -65,14 +65,13 @@ def _integer(text: str) -> float:
 
 def _check(value: Any, where: str, depth: int) -> None:
     """Raises `InvalidRequest` for what PostgreSQL or JSON can't hold, and for bottomless nesting."""
+    named = where or "body"
     if depth > DEEPEST:
-        raise InvalidRequest(f"{where}: nested more than {DEEPEST} levels deep", field=where)
+        raise InvalidRequest(f"{named}: nested more than {DEEPEST} levels deep", field=named)
     if isinstance(value, str) and not storable(value):
-        raise InvalidRequest(
-            f"{where or 'body'}: must not hold NUL or lone surrogates", field=where or "body"
-        )
+        raise InvalidRequest(f"{named}: must not hold NUL or lone surrogates", field=named)
     if isinstance(value, int | float) and not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:  # NaN, too
-        raise InvalidRequest(f"{where}: must be a number of at most 64 bits", field=where)
+        raise InvalidRequest(f"{named}: must be a number of at most 64 bits", field=named)
     if isinstance(value, dict):
         for name, inner in value.items():
             _check(name, where, depth)

@@ -31,7 +31,6 @@ from shared.settings import (
 T = TypeVar("T")
 
 TEMPLATE = "template_guiagent"
-SHARED_SYSTEMS = {"arena", "system"}
 
 hypothesis_settings.register_profile("unhurried", deadline=None)  # the processes share few cores
 hypothesis_settings.load_profile("unhurried")
@@ -46,14 +45,6 @@ def wait_until(condition: Callable[[], T], seconds: float = 20) -> T:
             return result
         assert time.monotonic() < deadline, f"did not become true within {seconds} s: {condition}"
         time.sleep(0.01)
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of one running system share a process (`--dist loadgroup`): each of them starts but once."""
-    for item in items:
-        for fixture in SHARED_SYSTEMS.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(fixture))
 
 
 @pytest.fixture(scope="session")

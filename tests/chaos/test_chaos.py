@@ -134,10 +134,11 @@ def test_a_worker_told_to_stop_hands_its_jobs_over(arena: Arena, scenario: Scena
     assert max(seconds) < 2
 
 
+@pytest.mark.long
 def test_all_workers_are_replaced_one_by_one(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
-        jobs = clients.submit_many(8, steps=40)
-        clients.run(steps=40)
+        jobs = clients.submit_many(6, steps=25)
+        clients.run(steps=25)
         for worker in arena.workers:
             worker.child.send(signal.SIGTERM)
             assert worker.child.wait_gone(10)
@@ -168,7 +169,7 @@ def test_a_burst_of_signals_is_a_signal(arena: Arena, scenario: Scenario) -> Non
         worker = busy(arena)
         for _ in range(50):
             worker.child.send(signal.SIGTERM)
-        assert worker.child.wait_gone(10)
+        assert worker.child.wait_gone(30)
 
 
 def test_a_job_that_its_workers_die_of_ends_as_an_error(arena: Arena, scenario: Scenario) -> None:
@@ -340,6 +341,7 @@ def test_cancel_while_the_worker_is_dead(arena: Arena, scenario: Scenario) -> No
 # --- everything at once ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_everything_at_once(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients, flood(clients, jobs=12, seed=11, seconds=3):
         Storm(arena, clients, seed=11, every=0.6).rage_until(lambda: clients.submitted >= 12)

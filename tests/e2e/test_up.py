@@ -221,6 +221,7 @@ def test_everything_runs_until_sigterm_and_nothing_is_left(tmp_path: Path, up: C
     assert temporary_folders(tmp_path) == []
 
 
+@pytest.mark.long
 def test_kept_state_outlives_kill_9_and_ends_with_fresh(tmp_path: Path, up: Callable[..., Up]) -> None:
     options = ("--port", "0", "--no-flower", "--state-dir", str(tmp_path / "state"))
     one = up(*options, **ELSEWHERE).ready()
@@ -248,6 +249,7 @@ def test_kept_state_outlives_kill_9_and_ends_with_fresh(tmp_path: Path, up: Call
     assert one.exit_code() == 0, one.said
 
 
+@pytest.mark.long
 def test_whatever_dies_is_started_again_until_sigterm(tmp_path: Path, up: Callable[..., Up]) -> None:
     one = up("--port", "0", "--flower-port", "0", AGENT_SETTLE_SECONDS="0").ready()
     task = one.finish("Open notepad and type Hello World")

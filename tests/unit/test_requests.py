@@ -76,7 +76,7 @@ def test_any_bytes_are_an_object_or_refused_with_words_that_can_be_sent(body: by
 def test_what_is_read_can_be_stored(value: Any, name: str) -> None:
     found = attempt(read_object, json.dumps({name: value}).encode())
     if isinstance(found, InvalidRequest):
-        assert found.details["field"].startswith(name[:100] or "[")
+        assert found.details["field"].startswith(name[:100])
     else:
         assert found == {name: value}
         assert_storable(found)
