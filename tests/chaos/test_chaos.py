@@ -80,6 +80,7 @@ def test_nothing_dies(scenario: Scenario) -> None:
 # --- workers --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_worker_is_killed_again_and_again(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         clients.submit_many(6, steps=30)
@@ -188,6 +189,7 @@ def test_a_job_that_its_workers_die_of_ends_as_an_error(arena: Arena, scenario: 
     assert "run 2 on worker" in message
 
 
+@pytest.mark.long
 def test_a_run_without_progress_loses_its_lease(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         for worker in arena.workers:
@@ -309,6 +311,7 @@ def test_postgres_refuses_to_write(code: str, arena: Arena, scenario: Scenario) 
 # --- the API, and those who cancel ----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_api_is_killed_while_streams_are_open(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         streams = [clients.run(steps=30, patience=patience) for patience in (0, 0, 7)]

@@ -326,6 +326,7 @@ def test_on_a_network_a_throwaway_database_is_refused_for_want_of_keys(
     assert temporary_folders(tmp_path) == []
 
 
+@pytest.mark.long
 def test_a_kept_database_opens_only_to_its_keys(tmp_path: Path, up: Callable[..., Up]) -> None:
     state_dir = ("--state-dir", str(tmp_path / "state"))
     key = subprocess.run(
