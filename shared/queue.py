@@ -8,6 +8,7 @@ import logging
 from uuid import UUID
 
 from celery import Celery
+from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -26,12 +27,13 @@ def make_celery(settings: RedisSettings) -> Celery:
     app = Celery("guiagent", broker=settings.url.get_secret_value(), set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
+        # No acknowledgements: late ones run a job twice on a connection blip and three times when it outlives
+        # the visibility time-out; with early ones a worker ends when kombu gives back, over a connection that
+        # Redis took down with it, what was just being acknowledged. The lease does what acks can't.
+        task_queues=[Queue(QUEUE, no_ack=True)],
         task_default_priority=DEFAULT_PRIORITY,
         task_serializer="json",
         accept_content=["json"],
-        # Early acknowledgement: late acks on Redis run a job twice on a connection blip and three times
-        # when it outlives the visibility time-out. The lease in PostgreSQL does what acks can't.
-        task_acks_late=False,
         task_ignore_result=True,
         result_backend=None,
         worker_prefetch_multiplier=1,

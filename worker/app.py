@@ -12,6 +12,7 @@ from uuid import UUID
 
 from celery import signals
 from celery.exceptions import SecurityWarning, WorkerShutdown
+from celery.worker.request import Request
 
 from shared.errors import GuiAgentError
 from shared.logging import configure_logging
@@ -59,7 +60,15 @@ def _close(**_: Any) -> None:
         _process.close()
 
 
-@app.task(name=RUN_JOB)
+class Message(Request):
+    """A message that has left the queue for good: the sweepers find what is lost."""
+
+    def acknowledge(self) -> None:
+        """Has nobody to tell; Celery would try, as kombu's channels on Redis do not know of `no_ack`."""
+        self.acknowledged = True
+
+
+@app.task(name=RUN_JOB, Request=Message)
 def run_job(job_id: str) -> None:
     """Runs a job if it is free. Whatever goes wrong is in the job's row, not in Celery's result."""
     if _process is None:

@@ -253,6 +253,12 @@ class Arena:
         held = "SELECT id, run FROM jobs WHERE status = 'running' AND lease_owner = %s"
         return {str(job_id): run for job_id, run in self.query(held, worker.owner)}
 
+    def messages_taken(self) -> int:
+        """How often the workers asked for a message since Redis was started."""
+        with Redis.from_url(self.valkey.url, socket_timeout=5) as redis:
+            said = redis.info("commandstats")
+        return sum(int(said.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("brpop", "rpop"))
+
     def wait_ready(self) -> None:
         """Returns when every process does its work."""
         for worker in self.workers:
@@ -260,8 +266,7 @@ class Arena:
         self.api.child.wait_until(answers_200(f"{self.url}/api/health"), READY_SECONDS)
 
     def _is_at_work(self, worker: Worker) -> bool:
-        if worker.child.exit_code is not None:  # as every supervisor does
-            worker.start_again()
+        worker.child.check()
         name = f"guiagent {worker.owner}"
         return bool(self.query("SELECT 1 FROM pg_stat_activity WHERE application_name = %s", name))
 

@@ -5,6 +5,7 @@ import random
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -97,7 +98,7 @@ class Stream(threading.Thread):
                 return  # as a client does whose network went away
 
 
-class Listener:
+class Listener(ABC):
     """Something that goes on beside the scenario, in a thread of its own, until it is closed."""
 
     def __init__(self) -> None:
@@ -117,8 +118,27 @@ class Listener:
             except (OSError, psycopg.Error):  # whatever it listens to is away
                 self._closed.wait(PAUSE_SECONDS)
 
+    @abstractmethod
     def _listen(self) -> None:
-        raise NotImplementedError
+        """Listens until it is closed, or until whatever it listens to is away."""
+
+
+class Repeated(Listener):
+    """Does the same again and again, as long as the block lasts."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        super().__init__()
+
+    def __enter__(self) -> None:
+        """It has begun."""
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _listen(self) -> None:
+        while not self._closed.is_set():
+            self._act()
 
 
 class Watcher(Listener):

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.chaos.arena import Arena, Worker
+from tests.chaos.clients import Repeated
 from tests.chaos.conftest import Scenario
 from tests.chaos.storm import Storm, flood
 from tests.conftest import wait_until
@@ -138,8 +139,8 @@ def test_a_worker_told_to_stop_hands_its_jobs_over(arena: Arena, scenario: Scena
 @pytest.mark.long
 def test_all_workers_are_replaced_one_by_one(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
-        jobs = clients.submit_many(6, steps=25)
-        clients.run(steps=25)
+        jobs = clients.submit_many(8, steps=40)
+        clients.run(steps=40)
         for worker in arena.workers:
             worker.child.send(signal.SIGTERM)
             assert worker.child.wait_gone(10)
@@ -170,7 +171,7 @@ def test_a_burst_of_signals_is_a_signal(arena: Arena, scenario: Scenario) -> Non
         worker = busy(arena)
         for _ in range(50):
             worker.child.send(signal.SIGTERM)
-        assert worker.child.wait_gone(30)
+        assert worker.child.wait_gone(10)
 
 
 def test_a_job_that_its_workers_die_of_ends_as_an_error(arena: Arena, scenario: Scenario) -> None:
@@ -237,6 +238,22 @@ def test_redis_is_killed_and_comes_back(arena: Arena, scenario: Scenario) -> Non
         arena.valkey.kill()
         arena.valkey.start()
         clients.submit_many(2)
+
+
+@pytest.mark.long
+def test_redis_is_killed_under_a_flood_of_messages(arena: Arena, scenario: Scenario) -> None:
+    with scenario() as clients:
+        jobs = clients.submit_many(2, steps=30)
+        workers = [worker.child for worker in arena.workers]
+        with Repeated(lambda: arena.dispatch(jobs, times=20)):
+            for _ in range(12):
+                wait_until(lambda: arena.messages_taken() > 10)
+                missed = logged(arena, "worker1", "Cannot connect")
+                arena.valkey.kill()
+                wait_until(lambda: logged(arena, "worker1", "Cannot connect") > missed)  # noqa: B023
+                arena.valkey.start()
+        arena.wait_ready()
+        assert [child.exit_code for child in workers] == [None] * len(workers)
 
 
 def test_redis_is_frozen(arena: Arena, scenario: Scenario) -> None:
