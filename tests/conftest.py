@@ -32,9 +32,7 @@ T = TypeVar("T")
 
 TEMPLATE = "template_guiagent"
 
-hypothesis_settings.register_profile(
-    "unhurried", deadline=None, max_examples=40
-)  # the processes share few cores
+hypothesis_settings.register_profile("unhurried", deadline=None)  # the processes share few cores
 hypothesis_settings.load_profile("unhurried")
 
 

@@ -48,7 +48,7 @@ API.config.checks.update(
 )
 # Two checks are left out: of what is lenient on purpose (no body is an empty one, "5" is 5), and of what no
 # schema can tell (cursors are the server's own, endpoints stand on a list).
-FEW = settings(max_examples=8, suppress_health_check=list(HealthCheck), database=None)
+FEW = settings(max_examples=12, suppress_health_check=list(HealthCheck), database=None)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from api.answers import timestamp
 from api.body import DEEPEST, LARGEST_INTEGER, read_object, storable
 from api.requests import cursor, idempotency, job_id, labels, position
 from api.schemas import (
@@ -25,6 +24,7 @@ from api.schemas import (
 )
 from shared.errors import InvalidRequest, JobNotFound
 from shared.listing import Position
+from shared.summary import timestamp
 
 GOOD_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 SCALARS = (
@@ -76,7 +76,7 @@ def test_any_bytes_are_an_object_or_refused_with_words_that_can_be_sent(body: by
 def test_what_is_read_can_be_stored(value: Any, name: str) -> None:
     found = attempt(read_object, json.dumps({name: value}).encode())
     if isinstance(found, InvalidRequest):
-        assert found.details["field"].startswith(name[:100])
+        assert found.details["field"].startswith(name[:100] or ("body", "["))
     else:
         assert found == {name: value}
         assert_storable(found)

@@ -804,7 +804,7 @@ SCRAPS = [
 GRAMMAR = st.lists(st.sampled_from(SCRAPS), max_size=40).map("".join)
 
 
-@settings(max_examples=200)
+@settings(max_examples=400)
 @given(
     st.text() | GRAMMAR | AWKWARD, st.sampled_from(["doubao", "ui-tars-1.5"]), st.sampled_from(sorted(LYBIC))
 )
