@@ -25,7 +25,7 @@ from shared.errors import ConfigurationError
 from shared.models import ApiKey
 from shared.settings import StorageSettings
 
-keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke the keys of those who call the API.")
+keys = typer.Typer(no_args_is_help=True, help="Create, list, rotate and revoke the keys of those who call the API.")
 
 Name = Annotated[str, typer.Argument(help="What the key is called here, such as the caller's name.")]
 StateDir = Annotated[
@@ -63,6 +63,14 @@ def show(state_dir: StateDir = None) -> None:
     for key in known:
         table.add_row(*map(Text, _cells(key)))
     Console(highlight=False).print(table)
+
+
+@keys.command()
+def rotate(name: Name, state_dir: StateDir = None) -> None:
+    """Replace a key and print the new one. Its tasks and limits stay; the old one is shut out at once."""
+    with opened(state_dir) as session:
+        key = api_keys.rotate(session, name)
+    typer.echo(key)
 
 
 @keys.command()

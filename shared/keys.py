@@ -30,7 +30,7 @@ def create(
     taken = select(ApiKey.id).where(ApiKey.name == name, ApiKey.revoked_at.is_(None))
     if session.scalar(taken) is not None:
         raise InvalidRequest(f"there is a key named {name} already: revoke it, or choose another name")
-    key = PREFIX + secrets.token_urlsafe(32)
+    key = _new_key()
     session.add(
         ApiKey(
             id=uuid4(),
@@ -41,6 +41,16 @@ def create(
             max_active_tasks=max_active_tasks,
         )
     )
+    return key
+
+
+def rotate(session: Session, name: str) -> str:
+    """Replaces the key of this name and returns the new one, for the only time; tasks and limits stay.
+
+    The old one is not known any more. Raises `InvalidRequest` if there is none.
+    """
+    key = _new_key()
+    _change_valid(session, name, hint=key[:HINT_CHARACTERS], digest=_digest(key))
     return key
 
 
@@ -61,13 +71,17 @@ def require_any(session: Session) -> None:
 
 def revoke(session: Session, name: str) -> None:
     """Shuts out whoever has the key of this name, from now on. Raises `InvalidRequest` if there is none."""
-    revoked = session.execute(
+    _change_valid(session, name, revoked_at=func.now())
+
+
+def _change_valid(session: Session, name: str, **values: object) -> None:
+    changed = session.execute(
         update(ApiKey)
         .where(ApiKey.name == name, ApiKey.revoked_at.is_(None))
-        .values(revoked_at=func.now())
+        .values(values)
         .returning(ApiKey.id)
     ).one_or_none()
-    if revoked is None:
+    if changed is None:
         raise InvalidRequest(f"there is no valid key named {name}")
 
 
@@ -90,6 +104,10 @@ def authenticate(session: Session, key: str) -> ApiKey:
 def lock(session: Session, key_id: UUID) -> None:
     """Lets one transaction at a time count the caller's jobs and add to them."""
     session.execute(select(ApiKey.id).where(ApiKey.id == key_id).with_for_update(key_share=True))
+
+
+def _new_key() -> str:
+    return PREFIX + secrets.token_urlsafe(32)
 
 
 def _digest(key: str) -> bytes:

@@ -416,6 +416,18 @@ def test_keys_are_made_listed_and_revoked(command: Callable[..., Result], guarde
     assert command("create", "alice").stdout.strip() != key, "a name is free again"
 
 
+def test_a_key_is_replaced(command: Callable[..., Result], guarded: FlaskClient) -> None:
+    old = command("create", "alice", "--rate-limit", "7/minute").stdout.strip()
+    task_id = submit(with_key(guarded, old))
+    new = command("rotate", "alice").stdout.strip()
+    assert error(with_key(guarded, old).get(f"{API}/info"))[:2] == (401, "unauthenticated")
+    assert with_key(guarded, new).get(f"{API}/task/status/{task_id}").status_code == 200
+    assert with_key(guarded, new).get(f"{API}/info").json["limits"]["rate"] == "7/minute"
+    assert new[:10] in command("list").stdout
+    command("revoke", "alice")
+    assert isinstance(command("rotate", "alice").exception, InvalidRequest)
+
+
 def test_a_rate_that_is_none(make_key: MakeKey) -> None:
     for rate in ("many", "0/minute", "5/fortnight", "-1/second", "1/minute\n", "١/day"):
         with pytest.raises(InvalidRequest, match="a rate is written like"):
