@@ -44,12 +44,13 @@ docs-api: install
 	$(BIN)/python -m tests.e2e.api_examples
 
 # The lock files record hashes and no addresses, so that any index serves them.
-LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet
 lock: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOCK) -o requirements.lock
-	$(LOCK) --extra local --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) pyproject.toml --extra tracing -o requirements.lock
+	$(LOCK) pyproject.toml --extra local --extra tracing --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,26 +1,13 @@
 """The answers of the HTTP contract, as they are sent and as the OpenAPI document describes them."""
 
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from flask import Response
 from flask_openapi.types import ResponseDict
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, RootModel, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from shared.schemas import Usage
-from shared.states import JobStatus, StepStatus
-
-
-def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC with `Z`, to the millisecond."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-Timestamp = Annotated[
-    datetime,
-    PlainSerializer(timestamp, return_type=str),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
-]
+from shared.states import DeliveryState, JobStatus, StepStatus
+from shared.summary import TaskSummary, Timestamp
 
 
 def reply(answer: BaseModel, *, status: int = 200, include: set[str] | None = None) -> Response:
@@ -89,28 +76,6 @@ class BatchAnswer(Answer):
     task_ids: list[str]
     count: int
     message: str
-
-
-class TaskSummary(BaseModel):
-    """A task's state and result."""
-
-    task_id: str
-    status: JobStatus
-    query: str = Field(description="The instruction.")
-    max_steps: int
-    steps: int = Field(description="How many there were so far.")
-    priority: int
-    created_at: Timestamp
-    started_at: Timestamp | None
-    updated_at: Timestamp
-    finished_at: Timestamp | None
-    sandbox_info: dict[str, Any] | None
-    finished_output: str | None
-    error_code: str | None
-    error_message: str | None
-    parent_task_id: str | None
-    metadata: dict[str, Any]
-    usage: Usage
 
 
 class ContextMessage(BaseModel):
@@ -220,6 +185,30 @@ class EventsAnswer(Answer):
     count: int
     next_after: int = Field(description="The next page's `after`.")
     over: bool = Field(description="The task has ended, and there is nothing after this page.")
+
+
+class DeliveryView(BaseModel):
+    """An event that the task's receiver is told of, and what became of telling it."""
+
+    id: str = Field(description="The message's `webhook-id`.")
+    type: str
+    seq: int = Field(description="The event's number in the task.")
+    state: DeliveryState
+    attempts: int
+    status_code: int | None = Field(description="HTTP status of the last answer.")
+    error: str | None = Field(description="Why the last attempt failed.")
+    created_at: Timestamp
+    attempted_at: Timestamp | None = Field(description="When it was sent last.")
+    next_attempt_at: Timestamp | None = Field(description="When it is sent next; none after the last time.")
+    ended_at: Timestamp | None
+
+
+class WebhooksAnswer(Answer):
+    """A task's webhooks, in the order of its events."""
+
+    task_id: str
+    webhooks: list[DeliveryView]
+    count: int
 
 
 class ResumedAnswer(Answer):

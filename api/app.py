@@ -6,7 +6,20 @@ from typing import Any
 from flask_cors import CORS
 from flask_openapi import Info, OpenAPI, SecurityScheme
 
-from api import auth, docs, errors, headers, pictures, reports, sandbox, system, tasks
+from api import (
+    auth,
+    docs,
+    errors,
+    headers,
+    metrics,
+    pictures,
+    reports,
+    sandbox,
+    system,
+    tasks,
+    tracing,
+    webhooks,
+)
 from api.answers import ErrorAnswer
 from api.body import JsonRequest
 from api.schemas import refuse
@@ -41,12 +54,14 @@ def create_app(settings: Settings) -> OpenAPI:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     here = app.extensions[EXTENSION] = Services(settings)
+    metrics.install(app)  # first, so that it counts what the others refuse, and all the time that they take
+    tracing.install(app)
     headers.install(app)
     errors.install(app)
     auth.install(app, here)
     if settings.api.cors_origins:
         CORS(app, origins=list(settings.api.cors_origins), expose_headers=["X-Request-Id", "Retry-After"])
     app.register_blueprint(docs.routes)
-    for module in (system, tasks, pictures, reports, sandbox):
+    for module in (system, metrics, tasks, pictures, reports, webhooks, sandbox):
         app.register_api(module.routes)
     return app

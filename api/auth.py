@@ -1,5 +1,6 @@
 """Who calls: an API key where keys are required, anybody where they are not; and how often they may."""
 
+import hmac
 import logging
 import re
 import time
@@ -13,6 +14,7 @@ from flask import Flask, g, request
 from limits import parse
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from pydantic import SecretStr
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import ProgrammingError
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 OPEN = frozenset({"system.health", "system.ready", "docs.document", "docs.page", "docs.static"})
 """What tells nothing of anybody, and is asked by load balancers and browsers without a key."""
+METRICS = "metrics.page"
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -99,10 +102,14 @@ class RateLimiter:
 def install(app: Flask, here: Services) -> None:
     """Lets no request of a stranger reach a route."""
     settings, limiter = here.settings.api, RateLimiter(here.redis)
+    metrics_token = here.settings.metrics.token
     trusted = _trusted_hosts(settings)
 
     @app.before_request
     def _identify() -> None:
+        if request.endpoint == METRICS and (metrics_token or settings.keys_required):
+            _refuse_other_scrapers(metrics_token)
+            return
         if trusted:
             _refuse_foreign_names(trusted)
         if request.endpoint is None or request.endpoint in OPEN or request.method == "OPTIONS":
@@ -131,6 +138,17 @@ def _sent_key() -> str | None:
     if authorization is not None and authorization.type == "bearer":
         return authorization.token
     return request.headers.get("X-API-Key")
+
+
+def _refuse_other_scrapers(token: SecretStr | None) -> None:
+    """The names of hosts do not matter here: Prometheus asks each process at its own address."""
+    if token is None:
+        raise Forbidden("nobody may read the metrics unless METRICS_TOKEN is set")
+    sent = request.authorization.token if request.authorization else None
+    if not hmac.compare_digest((sent or "").encode(), token.get_secret_value().encode()):
+        raise Unauthenticated(
+            "the metrics' token is required: send METRICS_TOKEN as `Authorization: Bearer TOKEN`"
+        )
 
 
 def _trusted_hosts(settings: ApiSettings) -> Sequence[str]:

@@ -5,16 +5,27 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import atexit
 import errno
 import gc
+import os
 import resource
+import shutil
 import socket
 import sys
 from contextlib import suppress
+from tempfile import mkdtemp
 from typing import Any
 
+# The processes count in files here, for any of them to tell the sum: prometheus_client looks for it when it
+# is imported. Always a new one, or a successor by SIGUSR2 would share it.
+COUNTS = os.environ["PROMETHEUS_MULTIPROC_DIR"] = mkdtemp(prefix="guiagent-metrics-")
+ARBITER = os.getpid()
+
 from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker as AnyWorker
 from gunicorn.workers.ggevent import GeventWorker
+from prometheus_client.multiprocess import mark_process_dead
 from pydantic import ValidationError
 
 from api.auth import refuse_open_door
@@ -98,6 +109,17 @@ def post_worker_init(_: GeventWorker) -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def child_exit(_: Arbiter, worker: AnyWorker) -> None:
+    """Forgets how many clients a process had that is gone; what it counted remains."""
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+@atexit.register
+def _remove_counts() -> None:
+    if os.getpid() == ARBITER:  # its children run this as well
+        shutil.rmtree(COUNTS, ignore_errors=True)
 
 
 settings = _settings()

@@ -16,7 +16,6 @@ from uuid import UUID
 from flask import Response, current_app
 from flask_openapi import APIBlueprint
 
-from api import views
 from api.answers import error_answers
 from api.auth import caller
 from api.marks import Mark, marks, words
@@ -29,6 +28,7 @@ from shared.errors import PictureNotFound, PicturesUnavailable, StorageUnavailab
 from shared.models import Step
 from shared.pictures import PictureStore, kind_of
 from shared.states import JobStatus
+from shared.summary import summary
 
 PAGE = {
     "description": "A page of HTML that needs nothing else.",
@@ -59,7 +59,7 @@ def report(path: TaskPath) -> Response:
         job = jobs.get(session, job_id(path.task_id), owner=caller().key_id)
     steps = Steps(here, job.id)
     page = current_app.jinja_env.get_template("report.html").generate(
-        policy=POLICY, job=views.task(job), model=job.options.get("model_name"), steps=steps, **SPELLINGS
+        policy=POLICY, job=summary(job), model=job.options.get("model_name"), steps=steps, **SPELLINGS
     )
     return Response(
         _pieces(page),

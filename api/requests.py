@@ -11,11 +11,14 @@ from pydantic import BaseModel, SecretStr
 
 from api.body import read_object
 from api.schemas import LybicAuthentication, RunAgentRequest
+from shared.addresses import plain_url
 from shared.errors import EndpointNotAllowed, InvalidRequest, JobNotFound, MissingCredentials
 from shared.listing import Position
 from shared.profiles import profile_of
-from shared.schemas import Credentials, Idempotency, JobOptions, LybicCredentials, NewJob
+from shared.receivers import AllowedReceivers
+from shared.schemas import Credentials, Idempotency, JobOptions, LybicCredentials, NewJob, Receiver
 from shared.settings import Settings, normal_url
+from shared.tracing import traceparent
 
 
 def lybic_credentials(given: LybicAuthentication | None, settings: Settings) -> LybicCredentials:
@@ -76,11 +79,34 @@ def _options(request: RunAgentRequest, settings: Settings) -> JobOptions:
         max_tokens=request.max_tokens,
         use_memory=request.use_memory,
         keep_sandbox=keep if keep is not None else request.sandbox_id is not None,
+        traceparent=traceparent(),
     )
 
 
+def _receiver(request: RunAgentRequest, settings: Settings, allowed: AllowedReceivers) -> Receiver | None:
+    if request.webhook_url is None:
+        if request.webhook_secret is not None:
+            raise InvalidRequest(
+                "webhook_secret: there is no webhook_url that it could be for", field="webhook_secret"
+            )
+        return None
+    allowed.check(plain_url(request.webhook_url))
+    secret = request.webhook_secret or settings.webhooks.secret
+    if secret is None:
+        raise MissingCredentials(
+            "webhook_secret: webhooks are never sent unsigned. Send webhook_secret, or set WEBHOOK_SECRET.",
+            field="webhook_secret",
+        )
+    return Receiver(url=request.webhook_url, secret=secret)
+
+
 def new_job(
-    request: RunAgentRequest, settings: Settings, *, owner: UUID | None, idempotency: Idempotency | None
+    request: RunAgentRequest,
+    settings: Settings,
+    receivers: AllowedReceivers,
+    *,
+    owner: UUID | None,
+    idempotency: Idempotency | None,
 ) -> NewJob:
     """The job that a request asks for. Raises `InvalidRequest`."""
     options = _options(request, settings)
@@ -93,6 +119,7 @@ def new_job(
             lybic=lybic_credentials(request.authentication, settings),
             model_key=_model_key(request.ark_apikey, options.model_base_url, settings),
         ),
+        receiver=_receiver(request, settings, receivers),
         sandbox_id=request.sandbox_id,
         priority=request.priority,
         metadata=request.metadata,

@@ -17,8 +17,10 @@ from pydantic import (
 )
 
 from api.body import storable
+from shared.addresses import plain_url
 from shared.errors import InvalidRequest
 from shared.schemas import Dialect
+from shared.signing import good_secret
 from shared.states import JobStatus
 
 MOST_LABELS = 32
@@ -64,6 +66,11 @@ def _no_path(value: str) -> str:
 def _header_safe(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\x21-\x7e]{1,1000}", value.get_secret_value()):
         raise ValueError("must be 1 to 1000 printable ASCII characters without blanks")
+    return value
+
+
+def _url(value: str) -> str:
+    plain_url(value)
     return value
 
 
@@ -119,12 +126,17 @@ class Request(BaseModel):
         return super().model_json_schema(*args, **kwargs)
 
 
+def _unused(value: object) -> bool:
+    return value is None
+
+
 def _example(**fields: Any) -> ConfigDict:
     """What the interactive page proposes, rather than a request with nonsense in every field."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 Key = Annotated[SecretStr, AfterValidator(_header_safe)]
+WebhookSecret = Annotated[SecretStr, AfterValidator(good_secret)]
 Id = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_path)]
 LabelName = Annotated[str, Field(min_length=1, max_length=100)]
 Label = Annotated[
@@ -195,6 +207,16 @@ class RunAgentRequest(Request):
     )
     keep_sandbox: bool | None = Field(
         None, description="Unset: a sandbox that was named is kept, one that was created is not."
+    )
+    # Left out of the digest where they are not used: with an Idempotency-Key of before there were webhooks, a
+    # request that is sent again is still the same.
+    webhook_url: Annotated[str, Field(max_length=2000), AfterValidator(_url)] | None = Field(
+        None,
+        exclude_if=_unused,
+        description="Who is told, by https, how the task ends and when it calls a human.",
+    )
+    webhook_secret: WebhookSecret | None = Field(
+        None, exclude_if=_unused, description="Signs what is told; it wins over the settings."
     )
 
 

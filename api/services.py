@@ -6,12 +6,14 @@ from typing import cast
 from celery import Celery
 from flask import current_app
 
+from api.census import CensusCollector
 from api.hub import WakeHub
 from shared.db import Database
 from shared.errors import ConfigurationError, PicturesUnavailable
 from shared.pictures import PictureStore
 from shared.portal import Portal
 from shared.queue import Dispatcher, make_celery
+from shared.receivers import AllowedReceivers
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker, connect
@@ -27,7 +29,9 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.vault = Vault(settings.storage)
+        self.receivers = AllowedReceivers(settings.webhooks.allowed_hosts)
         self.db = Database.connect(settings.storage, name="guiagent api")
+        self.census = CensusCollector(settings.storage)
         self.redis = connect(settings.redis)
         self.waker = Waker(self.redis)
         self.hub = WakeHub(settings.redis)
@@ -54,6 +58,7 @@ class Services:
         self.hub.close()
         self.redis.close()
         self.celery.close()
+        self.census.close()
         self.db.close()
 
 

@@ -15,6 +15,7 @@ from flask import Response, request
 
 from api import views
 from api.hub import PAGE_BYTES, PAGE_FRAMES, Feed, Frame, Page, WakeHub
+from api.metrics import EVENTS_SENT, SSE_CLIENTS
 from shared import events, jobs
 from shared.db import Database
 from shared.errors import StorageUnavailable
@@ -72,7 +73,7 @@ class EventStream:
 
         Rows are read once before the subscription is confirmed, for speed, and once after, for certainty.
         """
-        with self._hub.follow(self._job_id) as woken:
+        with SSE_CLIENTS.track_inprogress(), self._hub.follow(self._job_id) as woken:
             feed = self._hub.feed(self._job_id)
             woken.set()
             spoken = float("-inf")  # if there is no event yet, a sign of life brings the headers out
@@ -118,6 +119,7 @@ class EventStream:
             for one in frames:
                 for start in range(0, len(one.data), PIECE_BYTES):
                     yield one.data[start : start + PIECE_BYTES]
+                EVENTS_SENT.inc()
                 self._last = one.number
                 self._ended = one.ends or (self._ends_at_pause and one.pauses and self._paused())
                 if self._ended:

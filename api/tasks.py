@@ -23,11 +23,11 @@ from api.answers import (
     StepsAnswer,
     SubmittedAnswer,
     TaskAnswer,
-    TaskSummary,
     error_answers,
     reply,
 )
 from api.auth import Caller, caller
+from api.metrics import SUBMITTED
 from api.requests import cursor, idempotency, job_id, labels, new_job, position
 from api.schemas import (
     ActiveQuery,
@@ -46,14 +46,17 @@ from api.schemas import (
 )
 from api.services import Services, services
 from api.streams import EventStream
-from shared import events, jobs, keys, listing
+from shared import events, jobs, keys, listing, webhooks
 from shared.conversation import Turn
 from shared.errors import InvalidRequest, JobConflict, JobNotFound, TooManyActiveJobs
 from shared.jobs import Submitted
 from shared.listing import Position, Wanted
+from shared.metrics import JOBS_ENDED
 from shared.models import Job
 from shared.schemas import Idempotency, NewJob
 from shared.states import JobStatus
+from shared.summary import TaskSummary, summary
+from shared.tracing import span
 
 ERRORS = error_answers(400, 401, 403, 404, 409, 413, 429, 500, 503)
 STREAM = {
@@ -89,7 +92,14 @@ def _submit(
         if who.key_id and who.max_active_tasks:
             keys.lock(session, who.key_id)
         submitted = jobs.submit(session, [(job, seal(job.credentials)) for job in new])
+        told = [
+            (one.job_id, job.receiver, seal(job.receiver))
+            for job, one in zip(new, submitted, strict=True)
+            if one.new and job.receiver
+        ]
+        webhooks.register(session, told)
         _refuse_too_many(session, who, submitted)
+    SUBMITTED.inc(sum(one.new for one in submitted))
     for job, one in zip(new, submitted, strict=True):
         if one.new:
             here.dispatcher.dispatch(one.job_id, job.priority)
@@ -105,7 +115,8 @@ def _new(
     where: str,
 ) -> NewJob:
     try:
-        new = new_job(asked, here.settings, owner=who.key_id, idempotency=idempotency)
+        with span("submit", apart=bool(where)):  # the tasks of a batch would be too much for one trace
+            new = new_job(asked, here.settings, here.receivers, owner=who.key_id, idempotency=idempotency)
         return _continued(session, asked, new, who)
     except InvalidRequest as error:
         error.message = f"{where}{error.message}"
@@ -124,7 +135,7 @@ def _continued(session: Session, asked: RunAgentRequest, new: NewJob, who: Calle
         return new
     if asked.task_id is None:
         raise InvalidRequest("task_id: continue_context needs the task to continue", field="task_id")
-    parent = jobs.get(session, job_id(asked.task_id), owner=who.key_id)
+    parent = jobs.get(session, job_id(asked.task_id), owner=who.key_id, lock="keep")
     if not JobStatus(parent.status).terminal:
         raise JobConflict(f"task {parent.id} is still {parent.status}: it can be continued when it has ended")
     return new.model_copy(update={"parent_id": parent.id, "sandbox_id": new.sandbox_id or parent.sandbox_id})
@@ -177,7 +188,7 @@ def status(path: TaskPath, query: StatusQuery) -> Response:
     with services().db.transaction() as session:
         job = jobs.get(session, job_id(path.task_id), owner=caller().key_id)
         shown = TaskAnswer(
-            **views.task(job),
+            **summary(job),
             queue_position=listing.queue_position(session, job),
             pending_reason=views.pending_reason(job, jobs.waits_for(session, job)),
             llm_context=None,
@@ -200,7 +211,7 @@ def list_tasks(query: ListQuery) -> Response:
     shown, more = found[: query.limit], len(found) > query.limit
     return reply(
         ListAnswer(
-            tasks=[TaskSummary(**views.task(job)) for job in shown],
+            tasks=[TaskSummary(**summary(job)) for job in shown],
             count=len(shown),
             total=total,
             next_cursor=cursor(Position(shown[-1].created_at, shown[-1].id)) if more else None,
@@ -284,6 +295,7 @@ def cancel(body: CancelRequest) -> Response:
         return _cancel_one(here, job_id(body.task_id), owner)
     with here.db.transaction() as session:
         asked_all = jobs.request_cancel_all(session, owner=owner)
+    _count_cancelled(asked_all)
     for job in asked_all:
         here.waker.wake(job.id)
     deadline = time.monotonic() + CANCEL_SECONDS
@@ -298,7 +310,9 @@ def _cancel_one(here: Services, wanted: UUID, owner: UUID | None) -> Response:
     with here.db.transaction() as session:
         before = jobs.get(session, wanted, owner=owner)
         again = before.status == JobStatus.CANCELLED or before.cancel_requested_at is not None
+        waited = before.status in {JobStatus.PENDING, JobStatus.HUMAN_INTERVENTION}
         asked = jobs.request_cancel(session, wanted, owner=owner)
+    _count_cancelled([asked] if waited else [])
     here.waker.wake(wanted)
     job = _wait_until_stopped(here, asked, time.monotonic() + CANCEL_SECONDS)
     said = f"had already ended: {job.status}" if JobStatus(job.status).terminal else "is stopping"
@@ -312,6 +326,12 @@ def _cancel_one(here: Services, wanted: UUID, owner: UUID | None) -> Response:
             message=f"Task {job.id} {said}",
         )
     )
+
+
+def _count_cancelled(asked: Sequence[Job]) -> None:
+    """Counts those that ended at once; the others end by their worker, which counts them."""
+    ended = sum(job.status == JobStatus.CANCELLED for job in asked)
+    JOBS_ENDED.labels(JobStatus.CANCELLED, "").inc(ended)
 
 
 def _wait_until_stopped(here: Services, job: Job, deadline: float) -> Job:

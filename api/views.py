@@ -3,41 +3,14 @@
 from typing import Any
 from uuid import UUID
 
-from api.answers import ActiveTask, Context, StepView, timestamp
+from api.answers import ActiveTask, Context, DeliveryView, StepView
 from shared.conversation import Turn, conversation, transcript
-from shared.models import Event, Job, Step
+from shared.models import Delivery, Event, Job, Step
 from shared.prompts import resolve_language, system_prompts
-from shared.schemas import Usage, vocabulary_of
-from shared.states import JobStatus
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def task(job: Job) -> dict[str, Any]:
-    """The fields of `TaskSummary`. Reads old and odd rows, too: one must not spoil a list."""
-    return {
-        "task_id": str(job.id),
-        "status": job.status,
-        "query": job.instruction,
-        "max_steps": _object(job.options).get("max_steps", 0),
-        "steps": job.step_count,
-        "priority": job.priority,
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "updated_at": job.updated_at,
-        "finished_at": job.finished_at,
-        "sandbox_info": _object(job.sandbox) or ({"sandbox_id": job.sandbox_id} if job.sandbox_id else None),
-        "finished_output": job.output,
-        "error_code": job.error_code,
-        "error_message": job.error_message,
-        "parent_task_id": str(job.parent_id) if job.parent_id else None,
-        "metadata": _object(job.meta),
-        "usage": Usage(
-            model_calls=job.model_calls, input_tokens=job.input_tokens, output_tokens=job.output_tokens
-        ),
-    }
+from shared.schemas import vocabulary_of
+from shared.states import DeliveryState, JobStatus
+from shared.summary import as_object, timestamp
+from shared.webhooks import message_id, message_type
 
 
 def active_task(job: Job) -> ActiveTask:
@@ -56,6 +29,23 @@ def step(row: Step) -> StepView:
     """A step."""
     shown = StepView.model_validate(row, from_attributes=True)
     return shown.model_copy(update={"screenshot": screenshot(row.job_id, row.picture, row.screenshot)})
+
+
+def delivery(row: Delivery, event_type: str) -> DeliveryView:
+    """A delivery of an event of this type."""
+    return DeliveryView(
+        id=message_id(row),
+        type=message_type(event_type),
+        seq=row.seq,
+        state=DeliveryState(row.state),
+        attempts=row.attempts,
+        status_code=row.status_code,
+        error=row.error,
+        created_at=row.created_at,
+        attempted_at=row.attempted_at,
+        next_attempt_at=row.due_at,
+        ended_at=row.ended_at,
+    )
 
 
 def screenshot(job_id: UUID, picture: str | None, url: str | None) -> str | None:
@@ -77,11 +67,11 @@ def pending_reason(job: Job, ahead: Job | None) -> str | None:
 
 def llm_context(job: Job, turns: list[Turn]) -> Context:
     """Roles and texts as the model sees them, without pictures."""
-    options = _object(job.options)
+    options = as_object(job.options)
     language = resolve_language(options.get("language", "auto"), job.instruction)
     prompts = system_prompts(
         language,
-        vocabulary=vocabulary_of(_object(job.sandbox).get("os")),
+        vocabulary=vocabulary_of(as_object(job.sandbox).get("os")),
         dialect=options.get("dialect", "doubao"),
         user_system_prompt=options.get("user_system_prompt"),
         notes=job.notes or (),

@@ -31,7 +31,8 @@ STOP_SECONDS = 5
 WATCH_SECONDS = 0.1
 LOG_BYTES = 20_000_000  # a log that has grown larger begins anew
 KEY_FILE = "credentials.key"
-OURS = ("postgres", "valkey", "screenshots", "logs", KEY_FILE)
+PASSING = ("logs", "tmp")
+OURS = ("postgres", "valkey", "screenshots", *PASSING, KEY_FILE)
 THROWAWAY = "throw-away: gone when this stops (up --state-dir PATH keeps it)"
 # What the stand-ins let in. They guard nothing, so these are no secrets.
 SIMULATED_KEY = "simulated-lybic-key"
@@ -64,7 +65,10 @@ class Storage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to start. An address that is None stands for a server of our own; no flower_port, no Flower."""
+    """What to start. An address that is None stands for a server of our own; no flower_port, no Flower.
+
+    The first worker shows its metrics at metrics_port, the others at the ports behind it; 0: none does.
+    """
 
     environment: Environment
     storage: Storage = Storage()
@@ -76,6 +80,7 @@ class Plan:
     port: int
     keys_required: bool = False
     flower_port: int | None = None
+    metrics_port: int = 0
     workers: int = 1
     concurrency: int = 16
 
@@ -247,9 +252,10 @@ class Stack:
         else:
             folder = Folder(kept)
             folder.claim()
-            folder.empty(OURS if self.plan.fresh else ("logs",))
+            folder.empty(OURS if self.plan.fresh else PASSING)
             self._folder = folder
-        self.logs.mkdir(exist_ok=True)
+        for name in PASSING:
+            (self._path / name).mkdir(exist_ok=True)
 
     def _close_folder(self, folder: Folder) -> None:
         if self.plan.storage.kept is None:
@@ -335,36 +341,42 @@ class Stack:
 
     def _start_services(self) -> None:
         for number in range(1, self.plan.workers + 1):
-            self._workers.append(self._start_worker(f"worker{number}"))
+            self._workers.append(self._start_worker(number))
         self._api.append(self._start_api())
         if self.plan.flower_port is not None:
             self._flower.append(self._start_flower(self.plan.flower_port))
             self._wait(self._flower[0], f"http://{LOOPBACK}:{self.plan.flower_port}/healthcheck")
         self._wait(self._api[0], f"{self.plan.url}/api/ready")
 
-    def _start_worker(self, name: str) -> Service:
+    def _start_worker(self, number: int) -> Service:
+        name, first = f"worker{number}", self.plan.metrics_port
+        metrics_port = str(first + number - 1 if first else 0)
         threads = ("--pool", "threads", "--concurrency", str(self.plan.concurrency))
         # Workers have nothing to tell each other: they meet in PostgreSQL. Mingling alone takes a second.
         alone = ("--without-mingle", "--without-gossip")
         options = (*alone, "--hostname", f"{name}@%h", "--loglevel", "INFO")
-        return self._run(name, "celery", "--app", "worker.app", "worker", *threads, *options)
+        words = ("--app", "worker.app", "worker", *threads, *options)
+        return self._run(name, "celery", *words, WORKER_METRICS_PORT=metrics_port)
 
     def _start_api(self) -> Service:
         # Not by --bind: whether the API asks for keys depends on where it listens.
         self._environment.update(API_HOST=self.plan.host, API_PORT=str(self.plan.port))
-        return self._run("api", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app")
+        words = ("--config", "python:api.gunicorn_conf", "api.wsgi:app")
+        return self._run(
+            "api", "gunicorn", *words, TMPDIR=str(self._path / "tmp")
+        )  # if killed, it leaves files
 
     def _start_flower(self, port: int) -> Service:
         # Never elsewhere, whatever --host says: it shows what goes on inside.
         bind = (f"--address={LOOPBACK}", f"--port={port}")
         return self._run("flower", "celery", "--app", "worker.app", "flower", *bind)
 
-    def _run(self, name: str, module: str, *arguments: str) -> Service:
+    def _run(self, name: str, module: str, *arguments: str, **environment: str) -> Service:
         program = Program(
             name=name,
             argv=[sys.executable, "-m", module, *arguments],
             log=self.logs / f"{name}.log",
-            environment=dict(self._environment),
+            environment={**self._environment, **environment},
             # Not the user's folder, where modules named like ours, or a .env, might lie.
             cwd=self.logs,
         )

@@ -19,7 +19,7 @@ from local.processes import Child
 from local.servers import LOOPBACK
 from local.stack import Environment, Plan, Stopped, Storage, authority, running
 from shared.errors import ConfigurationError
-from shared.settings import Settings, StorageSettings, is_loopback
+from shared.settings import MetricsSettings, Settings, StorageSettings, is_loopback
 
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow")
 LYBIC_KEYS = frozenset({"api_key", "org_id"})
@@ -48,6 +48,12 @@ def up(
     flower_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of Flower; 0 takes a free one.")
     ] = 5555,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65000, help="Port at which the first worker shows its metrics, the others behind it."
+        ),
+    ] = None,
 ) -> None:
     """Start everything on this machine, until Ctrl-C.
 
@@ -70,6 +76,7 @@ def up(
         port=take_port(host, port, "--port"),
         keys_required=settings.api.model_copy(update={"host": host}).keys_required,
         flower_port=None if no_flower else take_port(LOOPBACK, flower_port, "--flower-port"),
+        metrics_port=take_metrics_ports(settings.metrics, metrics_port, workers),
         workers=workers,
         concurrency=concurrency,
     )
@@ -166,9 +173,17 @@ def take_port(host: str, port: int, option: str) -> int:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(
-                f"port {port} on {host} is in use: choose another with {option} (0 takes a free one)"
+                f"port {port} on {host} is in use: choose another with {option}"
             ) from None
         raise ConfigurationError(f"{authority(host, port)} can't be bound: {error.strerror}") from None
+
+
+def take_metrics_ports(settings: MetricsSettings, wanted: int | None, workers: int) -> int:
+    """The first of the workers' ports if all of them can be bound; 0 for none. Raises as `take_port` does."""
+    first = settings.worker_port if wanted is None else wanted
+    for number in range(workers if first else 0):
+        take_port(settings.worker_host, first + number, "--metrics-port")
+    return first
 
 
 class Follower:
@@ -215,6 +230,8 @@ class Screen:
         self.say("Logs", str(logs))
         if plan.flower_port is not None:
             self.say("Flower", f"http://{LOOPBACK}:{plan.flower_port}")
+        if plan.metrics_port:
+            self.say("Metrics", f"{plan.url}/metrics, and of the workers at port {plan.metrics_port} and on")
         self.say("API", plan.url)
         self._console.print(Text("\nReady.", style="bold green"), "Try:\n")
         self._console.print(Text(FIRST_TRY.format(url=plan.url, key=WITH_KEY if plan.keys_required else "")))

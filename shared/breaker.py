@@ -6,6 +6,8 @@ that submits nor a step that was recorded should wait for that.
 
 import time
 
+from shared.metrics import REDIS_FAILURES
+
 OPEN_SECONDS = 2.0
 
 
@@ -23,4 +25,5 @@ class Breaker:
 
     def trip(self) -> None:
         """A call has failed."""
+        REDIS_FAILURES.inc()
         self._open_until = time.monotonic() + self._seconds

@@ -9,7 +9,7 @@ order of commits is the order of numbers.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -126,9 +126,15 @@ def _earlier(session: Session, new: NewJob) -> UUID:
     return job_id
 
 
-def get(session: Session, job_id: UUID, *, owner: UUID | None = None, lock: bool = False) -> Job:
-    """The job. Raises `JobNotFound`, also if it is not the owner's; without an owner anybody's is found."""
-    job = session.get(Job, job_id, with_for_update=lock)
+def get(
+    session: Session, job_id: UUID, *, owner: UUID | None = None, lock: Literal["write", "keep"] | None = None
+) -> Job:
+    """The job. Raises `JobNotFound`, also if it is not the owner's; without an owner anybody's is found.
+
+    Until the transaction ends nobody else can write to a job locked so, or remove one that is to be kept.
+    """
+    how = {"key_share": True, "read": True} if lock == "keep" else lock == "write"
+    job = session.get(Job, job_id, with_for_update=how)
     if job is None or (owner is not None and job.owner_id != owner):
         raise JobNotFound(f"there is no task {job_id}")
     return job
@@ -155,15 +161,6 @@ def event_counts(session: Session, job_ids: Collection[UUID]) -> dict[UUID, int]
     return {row.id: row.event_count for row in counted}
 
 
-def with_old_pictures(session: Session, *, days: float, limit: int) -> Sequence[UUID]:
-    """Some jobs that ended so many days ago, and whose screenshots are still kept.
-
-    Not always the same ones: those of one of them may resist.
-    """
-    old = and_(Job.has_pictures, Job.finished_at < func.now() - timedelta(days=days))
-    return session.scalars(select(Job.id).where(old).order_by(func.random()).limit(limit)).all()
-
-
 def is_new_picture(session: Session, job_id: UUID, name: str, *, seconds: float) -> bool:
     """Whether the job told of the screenshot of this name so recently that it may be on its way."""
     told = select(Event.seq).where(
@@ -172,12 +169,6 @@ def is_new_picture(session: Session, job_id: UUID, name: str, *, seconds: float)
         Event.created_at > _asked() - timedelta(seconds=seconds),
     )
     return session.scalar(select(told.exists())) is True
-
-
-def forget_pictures(session: Session, job_id: UUID) -> None:
-    """The job's screenshots are gone."""
-    session.execute(update(Step).where(Step.job_id == job_id).values(picture=None))
-    session.execute(update(Job).where(Job.id == job_id).values(has_pictures=False))
 
 
 LONGEST_CHAIN = 50
@@ -194,7 +185,8 @@ def chain(session: Session, job: Job) -> list[Job]:
 # --- holding --------------------------------------------------------------------------------------------
 
 
-def _expired() -> ColumnElement[bool]:
+def expired() -> ColumnElement[bool]:
+    """Its run has lost its lease: nobody works at it."""
     return and_(Job.status == JobStatus.RUNNING, Job.lease_expires_at < _asked())
 
 
@@ -224,7 +216,7 @@ def claim(session: Session, job_id: UUID, *, owner: str, lease_seconds: float) -
 
     Raises `IntegrityError` if a job at the same sandbox was taken at the same moment.
     """
-    candidate = select(Job.id).where(Job.id == job_id, or_(_free(), _expired())).with_for_update(of=Job)
+    candidate = select(Job.id).where(Job.id == job_id, or_(_free(), expired())).with_for_update(of=Job)
     claimed = _claim(session, candidate, owner=owner, lease_seconds=lease_seconds)
     return claimed[0] if claimed else None
 
@@ -240,7 +232,7 @@ def claim_forgotten(
     unheard = or_(Job.run > 0, Job.created_at < _asked() - timedelta(seconds=grace_seconds))
     claimed: list[Job] = []
     for forgotten, order in (
-        (_expired(), Job.lease_expires_at),
+        (expired(), Job.lease_expires_at),
         (and_(_free(), unheard), Job.priority),
     ):
         candidates = select(Job.id).where(forgotten).order_by(order, Job.created_at)
@@ -254,9 +246,10 @@ def _claim(session: Session, locked: Select[UUID], *, owner: str, lease_seconds:
 
     A step that an earlier run left between intent and outcome becomes `interrupted`; it is never replayed.
     """
-    claimed = session.scalars(
+    before = locked.add_columns(Job.status).cte()
+    claimed = session.execute(
         update(Job)
-        .where(Job.id.in_(locked.scalar_subquery()))
+        .where(Job.id == before.c.id)
         .values(
             status=JobStatus.RUNNING,
             run=Job.run + 1,
@@ -267,14 +260,15 @@ def _claim(session: Session, locked: Select[UUID], *, owner: str, lease_seconds:
             updated_at=_now(),
             event_count=Job.event_count + 1,
         )
-        .returning(Job)
+        .returning(Job, before.c.status)
         .execution_options(synchronize_session=False)
     ).all()
-    for job in claimed:
+    for job, status in claimed:
+        job.recovered = status == JobStatus.RUNNING
         _interrupt(session, job.id)
         running = events.status(JobStatus.RUNNING, run=job.run, worker=owner)
         events.append(session, job.id, job.event_count, [running])
-    return claimed
+    return [job for job, _ in claimed]
 
 
 def _interrupt(session: Session, job_id: UUID) -> None:
@@ -541,7 +535,7 @@ def resume(session: Session, job_id: UUID, message: str | None, *, owner: UUID |
     The message is what the model is told of its call. Raises `JobNotFound`, and `JobConflict` in any other
     state.
     """
-    job = get(session, job_id, owner=owner, lock=True)
+    job = get(session, job_id, owner=owner, lock="write")
     if job.status != JobStatus.HUMAN_INTERVENTION:
         raise JobConflict(f"task {job_id} is {job.status}: only one in human_intervention can be resumed")
     session.execute(

@@ -17,7 +17,7 @@ TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(context)s%(message)s"
 FIELDS = ["levelname", "name", "message"]
 
 # The first write whole requests and answers at DEBUG, keys among them; lybic calls every refusal an error,
-# though our adapter reports it; celery adds two lines to each job's own.
+# though our adapter reports it; celery adds two lines to each job's own; opentelemetry tells of every try.
 QUIET = {
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
@@ -27,6 +27,7 @@ QUIET = {
     "lybic": logging.CRITICAL,
     "celery.app.trace": logging.WARNING,
     "celery.worker.strategy": logging.WARNING,
+    "opentelemetry": logging.ERROR,
 }
 
 

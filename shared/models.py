@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     LargeBinary,
     MetaData,
@@ -19,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.states import JobStatus, StepStatus
+from shared.states import DeliveryState, JobStatus, StepStatus
 
 JSON = dict[str, Any]
 
@@ -46,7 +47,7 @@ class Base(DeclarativeBase):
     }
 
 
-def _one_of(column: str, values: type[JobStatus] | type[StepStatus]) -> str:
+def _one_of(column: str, values: type[JobStatus | StepStatus | DeliveryState]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
@@ -104,6 +105,7 @@ class Job(Base):
             postgresql_where=text("owner_id IS NOT NULL AND finished_at IS NULL"),
         ),
         Index("ix_jobs_pictures", "finished_at", postgresql_where=text("has_pictures")),
+        Index("ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         Index(
             "ix_jobs_metadata",
             "metadata",
@@ -173,6 +175,9 @@ class Job(Base):
     """The store keeps screenshots of it."""
     paused: Mapped[timedelta] = mapped_column(server_default="0")
     """How long it waited for humans; that does not count towards its time limit."""
+
+    recovered = False
+    """No column: whether the claim that gave this job took it from a run whose lease had run out."""
 
 
 class Step(Base):
@@ -263,3 +268,46 @@ class Note(Base):
     content: Mapped[str]
     words: Mapped[Any] = mapped_column(TSVECTOR)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Webhook(Base):
+    """Who is told what becomes of a job. Gone when the job has ended and there is nothing left to tell."""
+
+    __tablename__ = "webhooks"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    host: Mapped[str]
+    """With the port: one that hangs must not keep us from the others."""
+    receiver: Mapped[bytes]
+    """`shared.schemas.Receiver`, encrypted."""
+
+
+class Delivery(Base):
+    """An event that a receiver is told of.
+
+    A trigger on `events` writes it (migration 0005). So no end of a job goes without, whoever writes that: it
+    may be a process of an older version, which knows of no webhooks.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        ForeignKeyConstraint(["job_id", "seq"], ["events.job_id", "events.seq"], ondelete="CASCADE"),
+        CheckConstraint(_one_of("state", DeliveryState), name="state"),
+        CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="due_while_pending"),
+        Index("ix_deliveries_due", "due_at", postgresql_where=text("state = 'pending'")),
+    )
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(server_default=DeliveryState.PENDING.value)
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    """Number of the last one: the fencing token of what is written about it."""
+    due_at: Mapped[datetime | None] = mapped_column(server_default=func.clock_timestamp())
+    """When it is sent next; during an attempt, when that is taken for lost."""
+    attempted_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    status_code: Mapped[int | None]
+    """HTTP status of the last answer."""
+    error: Mapped[str | None]
+    """Why the last attempt failed (`worker.post`)."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

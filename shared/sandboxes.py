@@ -26,8 +26,10 @@ from shared.errors import (
     SandboxLost,
     SandboxUnavailable,
 )
+from shared.metrics import SANDBOX_SECONDS, timed
 from shared.schemas import LybicCredentials, SandboxInfo
 from shared.secrets import clean, redact
+from shared.tracing import span
 
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 HELD = {"wait", "keyboard:hotkey", "touch:longPress"}
@@ -63,42 +65,42 @@ class SandboxService:
         """A new sandbox. Raises `SandboxError` and its kin; after `OutcomeUnknown` there may be one."""
         request = CreateSandboxDto(name=name, shape=shape, maxLifeSeconds=life_seconds, projectId=project_id)
         try:
-            async with self._translated(effect=True):
+            async with self._calling("create", effect=True):
                 return self._info(await self._sdk.sandbox.create(request))
         except SandboxLost as error:  # a 404 here is the project's or the shape's
             raise SandboxError(error.message, **error.details) from None
 
     async def describe(self, sandbox_id: str) -> SandboxInfo:
         """What Lybic knows of the sandbox."""
-        async with self._translated():
+        async with self._calling("describe"):
             found = await self._sdk.sandbox.get(_escaped(sandbox_id))
         return self._info(found.sandbox)
 
     async def status(self, sandbox_id: str) -> str:
         """`PENDING`, `RUNNING`, `STOPPED` or `ERROR`."""
-        async with self._translated():
+        async with self._calling("status"):
             return str(await self._sdk.sandbox.get_status(_escaped(sandbox_id)))
 
     async def named(self, name: str) -> list[str]:
         """The ids of the sandboxes of this name: how one is found whose creation was cut off."""
-        async with self._translated():
+        async with self._calling("list"):
             found = await self._sdk.sandbox.list()
         return [one.id for one in found if one.name == name]
 
     async def extend_life(self, sandbox_id: str, seconds: int) -> None:
         """Gives the sandbox so many seconds to live from now on."""
-        async with self._translated():
+        async with self._calling("extend_life"):
             await self._sdk.sandbox.extend_life(_escaped(sandbox_id), seconds)
 
     async def delete(self, sandbox_id: str) -> None:
         """Ends the sandbox; one that does not exist is as good as deleted."""
         with suppress(SandboxLost):
-            async with self._translated():
+            async with self._calling("delete"):
                 await self._sdk.sandbox.delete(_escaped(sandbox_id))
 
     async def preview(self, sandbox_id: str) -> SandboxActionResponseDto:
         """The screen and the cursor as they are."""
-        async with self._translated():
+        async with self._calling("screenshot"):
             return await self._sdk.sandbox.preview(_escaped(sandbox_id))
 
     async def execute(
@@ -112,11 +114,18 @@ class SandboxService:
             action=build_action(action), includeScreenShot=screenshot, includeCursorPosition=screenshot
         )
         pause = action.get("duration", 0) / 1000 if action.get("type") in HELD else 0
-        async with self._translated(effect=True, longer=pause):
+        async with self._calling("execute", effect=True, longer=pause):
             return await self._sdk.sandbox.execute_sandbox_action(_escaped(sandbox_id), request)
 
     @asynccontextmanager
-    async def _translated(self, *, effect: bool = False, longer: float = 0) -> AsyncIterator[None]:
+    async def _calling(self, call: str, *, effect: bool = False, longer: float = 0) -> AsyncIterator[None]:
+        """Measures a call of this kind, beside what `_translated` does."""
+        with span(f"sandbox {call}"), timed(SANDBOX_SECONDS, call):
+            async with self._translated(effect=effect, longer=longer):
+                yield
+
+    @asynccontextmanager
+    async def _translated(self, *, effect: bool, longer: float) -> AsyncIterator[None]:
         """Bounds a call in time and turns the SDK's errors into ours.
 
         `effect`: the call changes something outside. `longer`: seconds that it takes by its nature.

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_serializer
@@ -37,6 +38,19 @@ class Credentials(Frozen):
     model_key: SecretStr
 
 
+class Receiver(Frozen):
+    """Who is told by webhooks what becomes of a job, and the secret that they are signed with."""
+
+    url: str
+    """May hold a secret, too: whoever knows it can send something there."""
+    secret: SecretStr
+
+    @property
+    def host(self) -> str:
+        """With the port, if the URL names one."""
+        return urlsplit(self.url).netloc.lower()
+
+
 class JobOptions(Frozen):
     """How a job is to be done."""
 
@@ -52,6 +66,8 @@ class JobOptions(Frozen):
     max_tokens: int | None = None
     """Of the model's input and output together."""
     use_memory: bool = False
+    traceparent: str | None = None
+    """Of the request, as W3C has it: the trace that every run belongs to."""
 
 
 class Idempotency(Frozen):
@@ -69,6 +85,7 @@ class NewJob(Frozen):
     instruction: str
     options: JobOptions
     credentials: Credentials
+    receiver: Receiver | None = None
     sandbox_id: str | None = None
     priority: int = 5
     """0 is the most urgent, as for Celery on Redis; 9 the least."""

@@ -9,8 +9,10 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.signing import good_secret
 
 
 def _split(value: object) -> object:
@@ -227,6 +229,12 @@ class StorageSettings(_Group):
     pool_size: int = Field(
         8, ge=1, validation_alias="POSTGRES_POOL_SIZE", description="Connections that a process keeps open."
     )
+    task_days: float | None = Field(
+        None,
+        gt=0,
+        validation_alias="TASK_DAYS",
+        description="How long tasks are kept after their end, with their steps and events. Unset: for ever.",
+    )
     credentials_keys: SecretsCommaSeparated = Field(
         (),
         validation_alias="CREDENTIALS_KEYS",
@@ -344,6 +352,79 @@ class WorkerSettings(_Group):
     )
 
 
+class WebhookSettings(_Group):
+    """What tasks tell servers of others."""
+
+    secret: Annotated[SecretStr, AfterValidator(good_secret)] | None = Field(
+        None,
+        validation_alias="WEBHOOK_SECRET",
+        description="Signs the webhooks of requests that bring no webhook_secret: whsec_ and base64, or 16 "
+        "to 200 printable characters.",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        (),
+        validation_alias="WEBHOOK_ALLOWED_HOSTS",
+        description="Receivers that may be in a private network and be reached by http: names, such as "
+        "localhost or, for all below, .example.com; addresses; networks, such as 10.0.0.0/8.",
+    )
+    timeout_seconds: float = Field(
+        15,
+        gt=0,
+        le=300,
+        validation_alias="WEBHOOK_TIMEOUT_SECONDS",
+        description="Longest time that sending a webhook may take, from looking up the name to the answer.",
+    )
+    max_attempts: int = Field(
+        15,
+        ge=1,
+        le=100,
+        validation_alias="WEBHOOK_MAX_ATTEMPTS",
+        description="How often a webhook is sent until it is accepted; 15 attempts take about a day.",
+    )
+    retry_seconds: float = Field(
+        5,
+        gt=0,
+        le=86400,
+        validation_alias="WEBHOOK_RETRY_SECONDS",
+        description="Pause after the first attempt, more or less; after each further one twice as long.",
+    )
+
+
+class MetricsSettings(_Group):
+    """What Prometheus is shown."""
+
+    token: SecretStr | None = Field(
+        None,
+        validation_alias="METRICS_TOKEN",
+        description="Whoever reads /metrics of the API must send it as a bearer token. Unset: where requests "
+        "need API keys nobody may read it, elsewhere everybody.",
+    )
+    worker_host: str = Field(
+        "127.0.0.1",
+        validation_alias="WORKER_METRICS_HOST",
+        description="Address at which a worker shows its metrics, to whoever reaches it.",
+    )
+    worker_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        validation_alias="WORKER_METRICS_PORT",
+        description="Port at which a worker process shows its metrics; 0: not at all. With `lybic-guiagent "
+        "up` the port of the first worker, the others follow.",
+    )
+
+
+class TracingSettings(_Group):
+    """OpenTelemetry traces; needs `lybic-guiagent[tracing]`."""
+
+    endpoint: str | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Base URL of an OTLP/HTTP collector, such as http://localhost:4318. Unset: no traces. "
+        "OpenTelemetry reads its other variables, such as OTEL_TRACES_SAMPLER, by itself.",
+    )
+
+
 class Settings(BaseSettings):
     """All settings, in groups. `Settings()` reads the environment and `.env`."""
 
@@ -358,6 +439,9 @@ class Settings(BaseSettings):
     agent: AgentSettings = Field(default_factory=AgentSettings)
     pictures: PictureSettings = Field(default_factory=PictureSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @cached_property
     def lybic_endpoints(self) -> frozenset[str]:

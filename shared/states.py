@@ -54,3 +54,11 @@ class StepStatus(StrEnum):
     UNKNOWN = "unknown"  # the sandbox's answer was lost: it may have had its effect
     INTERRUPTED = "interrupted"  # the run died between intent and outcome
     UNUSABLE = "unusable"  # the model's answer could not be read; nothing was done
+
+
+class DeliveryState(StrEnum):
+    """What became of a webhook."""
+
+    PENDING = "pending"  # not accepted yet; it is tried, again and again
+    DELIVERED = "delivered"
+    FAILED = "failed"  # it is not tried any more

@@ -14,10 +14,12 @@ from celery import signals
 from celery.exceptions import SecurityWarning, WorkerShutdown
 from celery.worker.request import Request
 
+from shared import tracing
 from shared.errors import GuiAgentError
 from shared.logging import configure_logging
 from shared.queue import RUN_JOB, make_celery
 from shared.settings import Settings
+from worker import metrics
 from worker.process import Process
 
 log = logging.getLogger(__name__)
@@ -41,15 +43,19 @@ def _setup_logging(**_: Any) -> None:
 def _start(sender: Any, **_: Any) -> None:
     global _process  # noqa: PLW0603 - Celery calls entrypoints without any object of ours
     name = f"{sender.hostname}/{os.getpid()}"
+    tracing.configure(settings.tracing, service="guiagent-worker")
     try:
+        metrics.serve(settings.metrics)
         _process = Process(settings, name=name, concurrency=sender.concurrency)
     except GuiAgentError as error:
         log.error("%s", error.message)  # noqa: TRY400 - the message says what to do
         raise WorkerShutdown(1) from None
+    metrics.SLOTS.set(sender.concurrency)
 
 
 @signals.worker_shutting_down.connect
 def _drain(**_: Any) -> None:
+    metrics.SLOTS.set(0)
     if _process is not None:
         _process.drain()
 

@@ -1,9 +1,10 @@
-"""The janitor: deletes sandboxes that were made for jobs which have ended, and screenshots that are old."""
+"""The janitor: deletes sandboxes that were made for jobs, screenshots and jobs, once nobody needs them."""
 
 import logging
+import math
 from concurrent.futures import Future
 
-from shared import disposal, jobs
+from shared import disposal, retention
 from shared.db import Database
 from shared.errors import GuiAgentError, PicturesUnavailable
 from shared.models import Sandbox
@@ -17,6 +18,7 @@ from shared.settings import Settings
 log = logging.getLogger(__name__)
 
 AT_A_TIME = 8
+JOBS_AT_A_TIME = 200
 
 
 class Janitor:
@@ -36,6 +38,8 @@ class Janitor:
         self._delete_sandboxes()
         if self._store is not None:
             self._remove_pictures(self._store)
+        if self._settings.storage.task_days is not None:
+            self._remove_jobs(self._settings.storage.task_days)
 
     def _delete_sandboxes(self) -> None:
         with self._db.transaction() as session:
@@ -72,8 +76,9 @@ class Janitor:
 
     def _remove_pictures(self, store: PictureStore) -> None:
         """Those of jobs that ended too long ago. Two processes may do the same: that does no harm."""
+        days = min(self._settings.pictures.days, self._settings.storage.task_days or math.inf)
         with self._db.transaction() as session:
-            old = jobs.with_old_pictures(session, days=self._settings.pictures.days, limit=AT_A_TIME)
+            old = retention.with_old_pictures(session, days=days, limit=AT_A_TIME)
         for job_id in old:
             try:
                 self._portal.call(store.remove, job_id)
@@ -81,4 +86,12 @@ class Janitor:
                 log.warning("the screenshots of job %s are not removed yet: %s", job_id, error.message)
                 return  # the next round tries again: each of them may take long to fail
             with self._db.transaction() as session:
-                jobs.forget_pictures(session, job_id)
+                retention.forget_pictures(session, job_id)
+
+    def _remove_jobs(self, days: float) -> None:
+        with self._db.transaction() as session:
+            removed = retention.remove_jobs(
+                session, days=days, limit=JOBS_AT_A_TIME, pictures=self._store is not None
+            )
+        if removed:
+            log.info("removed %s jobs that ended more than %g days ago", removed, days)

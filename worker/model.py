@@ -12,17 +12,21 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionMessage, ChatCompletionMessageParam
 from pydantic import SecretStr
 
+from shared.addresses import is_local
 from shared.conversation import Message
 from shared.errors import CredentialsRejected, ModelError, ModelUnavailable, SandboxError
+from shared.metrics import timed
 from shared.portal import Portal
 from shared.profiles import profile_of
 from shared.schemas import JobOptions, Usage
 from shared.secrets import clean, redact
 from shared.settings import ModelSettings, normal_url
+from shared.tracing import span
+from worker.metrics import MODEL_TIME, TOKENS
 from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.retries import retrying
-from worker.screenshots import checked, is_local
+from worker.screenshots import checked
 from worker.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -99,10 +103,12 @@ class OpenAIModel:
         began = time.monotonic()
         completion = self._stop.wait_for(self._portal.start(self._ask, messages))
         elapsed = round((time.monotonic() - began) * 1000)
-        message = completion.choices[0].message
+        message, usage = completion.choices[0].message, _usage(completion)
+        TOKENS.labels("input").inc(usage.input_tokens)
+        TOKENS.labels("output").inc(usage.output_tokens)
         return Answer(
             text=self._kept(message.content, LONGEST_ANSWER),
-            usage=_usage(completion),
+            usage=usage,
             milliseconds=elapsed,
             reasoning=self._kept(getattr(message, "reasoning_content", None), LONGEST_ANSWER),
         )
@@ -113,7 +119,12 @@ class OpenAIModel:
 
     async def _ask(self, messages: Sequence[Message]) -> ChatCompletion:
         rendered = [await self._rendered(message, newest=message is messages[-1]) for message in messages]
-        return await retrying(lambda: self._complete(rendered))
+
+        async def call() -> ChatCompletion:
+            with span("model"), timed(MODEL_TIME):
+                return await self._complete(rendered)
+
+        return await retrying(call)
 
     async def _rendered(self, message: Message, *, newest: bool) -> ChatCompletionMessageParam:
         if message.screenshot is None:

@@ -13,6 +13,7 @@ from shared.portal import Portal
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker, connect
+from worker.courier import Courier
 from worker.janitor import Janitor
 from worker.lease import LeaseKeeper
 from worker.runner import Claimed, Runner
@@ -52,6 +53,7 @@ class Process:
         self._sweeper = Sweeper(self._sweep, settings.worker.sweep_seconds)
         janitor = Janitor(settings, db=self._db, vault=vault, portal=self._portal, store=store)
         self._cleaner = Sweeper(janitor.clean, settings.worker.clean_seconds)
+        self._courier = Courier(settings, db=self._db, vault=vault, portal=self._portal)
 
     def run(self, job_id: UUID) -> None:
         """Runs the job that a message names, if it is free, when there is a slot."""
@@ -82,6 +84,7 @@ class Process:
         self._sweeper.close()
         self._cleaner.close()
         self._swept.shutdown()
+        self._courier.close()
         self._keeper.close()
         self._portal.close()
         self._lease_db.close()
@@ -121,3 +124,4 @@ class Process:
             log.warning("job %s is left to the sweepers: %s", claimed.job.id, error.message)
         except Exception:
             log.exception("job %s is left to the sweepers", claimed.job.id)
+        self._courier.poke()

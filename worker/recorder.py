@@ -21,6 +21,7 @@ from shared.settings import AgentSettings
 from shared.states import StepStatus
 from shared.wakes import Waker
 from worker.actions import Decision
+from worker.metrics import StepWatch
 from worker.protocols import Answer, Observation
 from worker.stop import Reason, Stop
 
@@ -68,6 +69,7 @@ class JobRecorder:
         usage: Usage,
         owner: UUID | None,
         settings: AgentSettings,
+        watch: StepWatch,
     ) -> None:
         self._db = db
         self._waker = waker
@@ -81,6 +83,7 @@ class JobRecorder:
         self._usage = usage
         self._owner = owner
         self._settings = settings
+        self._watch = watch
 
     @property
     def step_count(self) -> int:
@@ -101,7 +104,8 @@ class JobRecorder:
         return trailing(self._steps, UNUSABLE)
 
     def conversation(self, observation: Observation) -> Sequence[Message]:
-        """What the model is asked: everything so far within the window, then the screen."""
+        """What the model is asked: everything so far within the window, then the screen. So a step begins."""
+        self._watch.begin(self.step_count + 1)
         turns = [*self._history, Turn(self._instruction, self._steps)]
         messages = conversation(self._prompts, turns)
         return window(
@@ -132,6 +136,8 @@ class JobRecorder:
             feedback=feedback,
         )
         self._add(step, answer, _told(decision, thought, step.number), _to_remember(decision))
+        if status is not StepStatus.INTENDED:
+            self._watch.over(status)
 
     def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
         """Records an answer that holds no decision, and what the model is told of it."""
@@ -139,6 +145,7 @@ class JobRecorder:
             observation, answer, thought="", actions=[], status=StepStatus.UNUSABLE, feedback=problem
         )
         self._add(step, answer, [])
+        self._watch.over(StepStatus.UNUSABLE)
 
     def acted(
         self, status: StepStatus, *, feedback: str | None, milliseconds: int, seen: Observation | None
@@ -161,6 +168,7 @@ class JobRecorder:
             told,
         )
         step.status, step.feedback, step.action_ms = status, feedback, milliseconds
+        self._watch.over(status)
 
     def _step(self, observation: Observation, answer: Answer, **values: Any) -> Step:
         return Step(

@@ -20,6 +20,7 @@ from tenacity import (
 )
 
 from shared.errors import GuiAgentError, ModelUnavailable
+from worker.metrics import RETRIES
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,8 +48,9 @@ def _may_retry(error: BaseException) -> bool:
     return isinstance(error, GuiAgentError) and error.retryable
 
 
-def _log(state: RetryCallState) -> None:
+def _note(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
+    RETRIES.labels(type(error).__name__).inc()
     log.info("attempt %d failed: %s", state.attempt_number, error)
 
 
@@ -58,7 +60,7 @@ async def retrying(call: Callable[[], Awaitable[T]]) -> T:
         stop=stop_after_attempt(ATTEMPTS),
         wait=_pause,
         retry=retry_if_exception(_may_retry),
-        before_sleep=_log,
+        before_sleep=_note,
         reraise=True,
     )
     async for attempt in attempts:

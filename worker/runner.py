@@ -33,11 +33,13 @@ from shared.schemas import (
 )
 from shared.secrets import Vault
 from shared.settings import Settings
+from shared.tracing import Attributes, annotate, span
 from shared.wakes import Waker
 from worker import uitars
 from worker.actions import Decision
 from worker.lease import LeaseKeeper
 from worker.loop import Bounds, Failed, Finished, NeedsHuman, Outcome, StepLoop
+from worker.metrics import LEASES_LOST, RUNNING, StepWatch, count_claims, count_end
 from worker.model import OpenAIModel, endpoints
 from worker.pictures import Pictures
 from worker.protocols import Model, Observation
@@ -95,7 +97,10 @@ class Runner:
                 )
         except IntegrityError:  # a job at the same sandbox was taken at the same moment
             return None
-        return Claimed(job, now) if job else None
+        if job is None:
+            return None
+        count_claims([job], "message")
+        return Claimed(job, now)
 
     def claim_forgotten(self, limit: int) -> list[Claimed]:
         """Takes jobs that nobody holds though they are free. Raises `StorageUnavailable`."""
@@ -111,6 +116,7 @@ class Runner:
                 )
         except IntegrityError:  # as above; the next sweep sees who was first
             return []
+        count_claims(forgotten, "sweep")
         return [Claimed(job, now) for job in forgotten]
 
     def run(self, claimed: Claimed) -> None:
@@ -119,7 +125,9 @@ class Runner:
         self._waker.wake(job.id)
         lease = Lease(job.id, job.run, self._name)
         with (
+            RUNNING.track_inprogress(),
             log_context(job_id=job.id, run=job.run),
+            span("run", _named(job), parent=job.options.get("traceparent")),
             self._keeper.hold(lease, claimed=claimed.at, seconds_left=_seconds_left(job)) as stop,
         ):
             log.info("claimed")
@@ -128,6 +136,7 @@ class Runner:
             try:
                 self._end(lease, stop, self._outcome(job, lease, stop))
             except LeaseLost as error:
+                LEASES_LOST.inc()
                 log.warning("%s", error.message)
 
     def _outcome(self, job: Job, lease: Lease, stop: Stop) -> Outcome | Reason:
@@ -172,17 +181,19 @@ class Runner:
                 screen = stop.wait_for(self._portal.start(pictures.size, seen.screenshot))
             return uitars.parse(text, dialect=options.dialect, vocabulary=vocabulary, screen=screen)
 
+        watch = StepWatch()
         loop = StepLoop(
             model=self._model(options, credentials.model_key, pictures, stop),
             sandbox=sandbox,
-            recorder=self._recorder(job, options, vocabulary, lease, stop),
+            recorder=self._recorder(job, options, vocabulary, lease, stop, watch),
             parse=parse,
             stop=stop,
             bounds=self._bounds(options),
             settle_seconds=self._settings.agent.settle_seconds,
         )
         try:
-            outcome = loop.run()
+            with watch:
+                outcome = loop.run()
             if isinstance(outcome, NeedsHuman):  # nobody extends it while the job waits
                 sandbox.extend_life()
             return outcome
@@ -245,7 +256,13 @@ class Runner:
         return Failed("internal", f"the worker died in {job.crashes} runs: {'; '.join(history)}")
 
     def _recorder(
-        self, job: Job, options: JobOptions, vocabulary: Vocabulary, lease: Lease, stop: Stop
+        self,
+        job: Job,
+        options: JobOptions,
+        vocabulary: Vocabulary,
+        lease: Lease,
+        stop: Stop,
+        watch: StepWatch,
     ) -> JobRecorder:
         if options.use_memory and job.notes is None:
             persist(self._db, stop, lambda session: self._recall(session, job, lease))
@@ -275,6 +292,7 @@ class Runner:
             ),
             owner=job.owner_id,
             settings=self._settings.agent,
+            watch=watch,
         )
 
     def _recall(self, session: Session, job: Job, lease: Lease) -> None:
@@ -290,7 +308,10 @@ class Runner:
             raise LeaseLost("the lease was lost")
         persist(self._db, stop, lambda session: _write_end(session, lease, outcome))
         self._waker.wake(lease.job_id)
-        log.info("ended: %s", outcome.name if isinstance(outcome, Reason) else type(outcome).__name__)
+        count_end(outcome)
+        end = outcome.name if isinstance(outcome, Reason) else type(outcome).__name__
+        annotate({"guiagent.end": end})
+        log.info("ended: %s", end)
 
 
 def _write_end(session: Session, lease: Lease, outcome: Outcome | Reason) -> None:
@@ -307,6 +328,11 @@ def _write_end(session: Session, lease: Lease, outcome: Outcome | Reason) -> Non
             jobs.fail(session, lease, "timeout", "the task's time is over")
         case _:  # the worker is going down
             jobs.give_back(session, lease)
+
+
+def _named(job: Job) -> Attributes:
+    """The run in a trace."""
+    return {"guiagent.job_id": str(job.id), "guiagent.run": job.run}
 
 
 def _seconds_left(job: Job) -> float | None:

@@ -7,13 +7,14 @@ is asked can't differ.
 
 import asyncio
 import base64
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
 
+from shared.addresses import plain_url
 from shared.errors import ConfigurationError, SandboxError, SandboxUnavailable
 from shared.pictures import MAGIC, kind_of
 from worker.retries import FETCH_SECONDS
@@ -24,28 +25,15 @@ LONGEST_SHOWN = 100
 PORTS = {"http": 80, "https": 443}
 LYBIC = ".lybic.cn"
 
-# The characters of RFC 3986, in the authority only those of hosts and ports: no credentials, no backslash.
-_URL = re.compile(r"https?://[\w.:\[\]-]+([/?#][\w.~:/?#\[\]@!$&'()*+,;=%-]*)?", re.ASCII | re.IGNORECASE)
 _ENTRY = re.compile(r"(\.?[\w-][\w.-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII | re.IGNORECASE)
 
 
 def checked(url: str) -> httpx.URL:
     """A screenshot's address, read. Raises `SandboxError` unless it is a plain URL of the web."""
-    try:
-        if len(url) <= LONGEST_URL and _URL.fullmatch(url):
-            return httpx.URL(url)
-    except httpx.InvalidURL:
-        pass
+    with suppress(ValueError):
+        if len(url) <= LONGEST_URL:
+            return plain_url(url)
     raise SandboxError("the screenshot's address is no plain http or https URL")
-
-
-def is_local(url: httpx.URL) -> bool:
-    """Whether the URL's host can only be reached from near it: a private address or a bare name."""
-    host = url.raw_host.decode()
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".localhost"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ class Arena:
             "the caller's model key": _secret("ark"),
             "our own Lybic key": _secret("sk-own"),
             "our own model key": _secret("ark-own"),
+            "the secret of the webhooks": _secret("webhook"),
             "the key of the credentials": Fernet.generate_key().decode(),
         }
         self._folder = temporary_folder()
@@ -152,6 +153,7 @@ class Arena:
             "NO_PROXY": LOOPBACK,
             "no_proxy": LOOPBACK,
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self._folder.path),
             "POSTGRES_CONNECTION_STRING": self.postgres.url,
             "REDIS_URL": self.valkey.url,
             "CREDENTIALS_KEYS": self.secrets["the key of the credentials"],
@@ -160,6 +162,8 @@ class Arena:
             "LYBIC_ORG_ID": ORG,
             "ARK_API_ENDPOINT": self.model,
             "ARK_API_KEY": self.secrets["our own model key"],
+            "WEBHOOK_ALLOWED_HOSTS": LOOPBACK,
+            "WEBHOOK_TIMEOUT_SECONDS": "2",
             **self.conditions.environment,
         }
 

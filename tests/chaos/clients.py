@@ -7,6 +7,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import psycopg
 from tests.chaos.arena import Arena
 from tests.chaos.invariants import TERMINAL, AnsweredCancel, Evidence, Heard, Report, check
 from tests.conftest import wait_until
+from tests.receiver import receiving
 
 WORDS = "these words are for the model alone"
 PAUSE_SECONDS = 0.1
@@ -214,6 +216,8 @@ class Clients:
         """When what was done to whom, for whoever has to find out why."""
         self.retried = 0
         self._shared: list[str] = []
+        self._ends = ExitStack()
+        self.receiver = self._ends.enter_context(receiving())
         self._http = httpx.Client(base_url=arena.url, trust_env=False, timeout=30)
         self._watcher = Watcher(arena.postgres.url)
         self._eavesdropper = Eavesdropper(arena.valkey.url, {**arena.secrets, "an instruction": WORDS})
@@ -226,6 +230,7 @@ class Clients:
         self._watcher.close()
         self._eavesdropper.close()
         self._http.close()
+        self._ends.close()
 
     # --- asking
 
@@ -235,7 +240,9 @@ class Clients:
         click = f"script> repeat {steps} click(point='<point>{{i}} {Clients._lanes}</point>')"
         lines = [WORDS, *([f"script> {first}"] if first else []), click]
         named = {"sandbox_id": sandbox} if sandbox else {}
-        return {"instruction": "\n".join(lines), "max_steps": 500, **named, **self.arena.credentials}
+        secret = self.arena.secrets["the secret of the webhooks"]
+        told = {"webhook_url": f"{self.receiver.url}/204", "webhook_secret": secret}
+        return {"instruction": "\n".join(lines), "max_steps": 500, **named, **told, **self.arena.credentials}
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """One request, answered or not."""
@@ -360,8 +367,9 @@ class Clients:
         return [row[0] for row in self.arena.query("SELECT id::text FROM jobs WHERE finished_at IS NULL")]
 
     def wait_until_all_ended(self, seconds: float = 60) -> None:
-        """Returns when every job has ended and every client has heard so."""
+        """Returns when every job has ended and every client and receiver has heard so."""
         wait_until(lambda: not self.unfinished(), seconds)
+        wait_until(lambda: not self.arena.query("SELECT 1 FROM deliveries WHERE state = 'pending'"), 30)
         wait_until(lambda: not any(stream.is_alive() for stream in self.streams), 30)
 
     def verdict(self) -> Report:
@@ -380,6 +388,7 @@ class Clients:
                 cancels=tuple(self.cancels),
                 watched=tuple(self._watcher.violations),
                 overheard=sorted(self._eavesdropper.found),
+                delivered=frozenset(self.receiver.ids),
                 older_sandboxes=self._older,
             )
         )

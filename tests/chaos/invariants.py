@@ -26,6 +26,8 @@ Harm = Literal["lost", "duplicated", "reordered", "other"]
 
 TERMINAL = {"finished": "finished", "error": "error", "cancelled": "cancelled"}
 """Each terminal status, and the type of the event that tells it."""
+TOLD = {*TERMINAL.values(), "human_intervention"}
+"""The types of the events that a receiver is told of."""
 CLOCK_SLACK = timedelta(seconds=0.1)
 """An event's time is when its transaction began, and the witness counts whole milliseconds."""
 LANE = re.compile(r"script> repeat (\d+) click\(point='<point>\{i\} (\d+)</point>'\)")
@@ -83,6 +85,8 @@ class Evidence:
     in_flight: float = 0.5
     """Seconds that an action may be under way to the sandbox."""
     older_sandboxes: frozenset[str] = frozenset()
+    delivered: frozenset[str] = frozenset()
+    """The ids of the webhooks that came to their receiver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Scene:
     jobs: Mapping[str, Row]
     steps: Mapping[str, list[Row]]
     events: Mapping[str, list[Row]]
+    deliveries: Mapping[str, list[Row]]
     acts: Mapping[str, list[Act]]
     """By sandbox, in the order of execution."""
     now: datetime
@@ -117,10 +122,12 @@ class Scene:
             }
             steps = connection.execute("SELECT * FROM steps ORDER BY job_id, number").fetchall()
             events = connection.execute("SELECT * FROM events ORDER BY job_id, seq").fetchall()
+            deliveries = connection.execute("SELECT * FROM deliveries ORDER BY job_id, seq").fetchall()
             now = connection.execute("SELECT clock_timestamp() AS now").fetchone()
             rows = _everything(connection)
         assert now is not None
-        return cls(evidence, jobs, _by_job(steps), _by_job(events), _witnessed(evidence), now["now"], rows)
+        by_job = (_by_job(steps), _by_job(events), _by_job(deliveries))
+        return cls(evidence, jobs, *by_job, _witnessed(evidence), now["now"], rows)
 
     @cached_property
     def lanes(self) -> dict[str, tuple[int, int]]:
@@ -350,10 +357,24 @@ def cancels_hold(scene: Scene) -> Found:
             yield "other", f"{cancel.job_id} was answered as cancelled, and {late} were carried out later"
 
 
+def webhooks_are_told(scene: Scene) -> Found:
+    """Every end of a job, and each of its calls for a human, is owed to its receiver once, and came there."""
+    for job_id in scene.jobs:
+        due = [event["seq"] for event in scene.events[job_id] if event["type"] in TOLD]
+        owed = [delivery["seq"] for delivery in scene.deliveries[job_id]]
+        if owed != due:
+            yield "lost" if len(owed) < len(due) else "duplicated", f"{job_id}: {owed} are owed of {due}"
+        missing = [seq for seq in owed if f"{job_id}-{seq}" not in scene.evidence.delivered]
+        if missing:
+            yield "lost", f"{job_id}: the webhooks {missing} never came"
+
+
 def nothing_kept_at_the_end(scene: Scene) -> Found:
-    """An ended job has no lease and no credentials."""
+    """An ended job has no lease, no credentials and, as all is told, no receiver."""
+    receivers = "\n".join(scene.rows["public.webhooks"])
     for job_id, job in scene.jobs.items():
         kept = [name for name in ("lease_owner", "lease_expires_at", "credentials") if job[name] is not None]
+        kept += ["webhook"] if job_id in receivers else []
         if job["status"] in TERMINAL and kept:
             yield "other", f"{job_id} is {job['status']} and has still {kept}"
 
@@ -402,7 +423,8 @@ RULES: dict[str, Callable[[Scene], Found]] = {
     "a terminal status never changes": statuses_are_final,
     "streams: every event once, in order": streams_are_whole,
     "an answered cancel holds": cancels_hold,
-    "no lease and no credentials at the end": nothing_kept_at_the_end,
+    "webhooks: owed once, and delivered": webhooks_are_told,
+    "no lease, credentials, receiver at the end": nothing_kept_at_the_end,
     "no secret in Redis, logs or PostgreSQL": no_secret_in_sight,
 }
 

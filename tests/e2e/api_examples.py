@@ -4,6 +4,7 @@
 below it. Two comments before a command, which no reader sees, prepare what it is about:
 
     <!-- submit: INSTRUCTION -->    submits a task, `\\n` being a new line
+    <!-- notify: INSTRUCTION -->    the same with a webhook, and waits until that is delivered
     <!-- await: FIELD=VALUE … -->   waits until the status of the tasks named last has these values
 
 `$TASK_ID` and `$SANDBOX_ID` are those of the last answer that has them, and `$NAME` is the end of the last
@@ -23,9 +24,10 @@ import httpx
 from tests.conftest import wait_until
 from tests.e2e.conftest import System, read, started
 from tests.e2e.curl import Block, Shell, blocks
+from tests.receiver import receiving
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
-DIRECTIVE = re.compile(r"^<!-- (submit|await): (.+) -->$", re.MULTILINE)
+DIRECTIVE = re.compile(r"^<!-- (submit|notify|await): (.+) -->$", re.MULTILINE)
 STREAM = "text/event-stream"
 JSON = "application/json"
 SCREENSHOT = re.compile(r'"/api/[^"]+/screenshots/(\w+)"')
@@ -78,6 +80,8 @@ class Reader:
         for directive, text in DIRECTIVE.findall(example.command.before):
             if directive == "submit":
                 self._remember({"task_id": self.system.submit(text.replace("\\n", "\n"))})
+            elif directive == "notify":
+                self._notify(text)
             else:
                 wanted = dict(one.split("=") for one in text.split())
                 wait_until(lambda wanted=wanted: all(self._has(task_id, wanted) for task_id in self.tasks))
@@ -86,6 +90,14 @@ class Reader:
         (answer,) = shell.answers
         assert answer is not None, example
         return self._told(answer, output)
+
+    def _notify(self, instruction: str) -> None:
+        with receiving() as receiver:
+            webhook = {"webhook_url": f"{receiver.url}/204", "webhook_secret": "known-to-both-sides"}
+            task_id = self.system.submit(instruction, **webhook)
+            self._remember({"task_id": task_id})
+            log = f"/api/agent/task/{task_id}/webhooks"
+            wait_until(lambda: '"delivered"' in self.system.http.get(log).text)
 
     def _has(self, task_id: str, wanted: dict[str, str]) -> bool:
         status = self.system.status(task_id)

@@ -12,6 +12,7 @@ import pytest
 
 from local.demo import isolated
 from local.processes import free_port
+from local.servers import LOOPBACK
 from local.stack import Plan, Stack
 from tests.conftest import wait_until
 
@@ -70,7 +71,7 @@ def read(stream: httpx.Response) -> Iterator[dict[str, Any]]:
 @contextmanager
 def started(**settings: str) -> Iterator[System]:
     """Everything, started and ready; no user's settings reach it, only these."""
-    usual = {"AGENT_SETTLE_SECONDS": "0", "LOG_FORMAT": "json"}
+    usual = {"AGENT_SETTLE_SECONDS": "0", "LOG_FORMAT": "json", "WEBHOOK_ALLOWED_HOSTS": LOOPBACK}
     environment = {**isolated(os.environ), **usual, **settings}
     stack = Stack(Plan(environment=environment, port=free_port()), lambda *_: None)
     try:

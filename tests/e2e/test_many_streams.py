@@ -204,6 +204,7 @@ def start_api(settings: Settings, tmp_path: Path) -> Iterator[Start]:
             "CREDENTIALS_KEYS": settings.storage.credentials_keys[0].get_secret_value(),
             "API_HOST": host,
             "API_PORT": str(port),
+            "TMPDIR": str(tmp_path),
             **more,
         }
         argv = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]

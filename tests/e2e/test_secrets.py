@@ -1,4 +1,4 @@
-"""No secret comes to light, wherever one looks: rows, Redis, logs, Flower, the API's answers, process lists.
+"""No secret comes to light, wherever one looks: rows, Redis, logs, Flower, metrics, answers, process lists.
 
 Every task brings secrets of its own, so that a leak names its way. The model and the sandbox service repeat
 the keys that they are sent in their errors and answers, as careless or hostile ones do.
@@ -37,6 +37,7 @@ from shared.secrets import REDACTED, Vault
 from shared.settings import StorageSettings
 from tests.conftest import wait_until
 from tests.e2e.conftest import System
+from tests.receiver import receiving
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
 
@@ -190,17 +191,26 @@ class Secrets:
         names = [f"{task} {kind}" for task in (*ENDING, *STANDING, "own") for kind in ("lybic", "model")]
         self.good = {name: planted(name.replace(" ", "-")) for name in names}
         self.bad = {name: planted(name.replace(" ", "-")) for name in ("bad lybic", "bad model", "malformed")}
+        self.webhook = {name: planted(name.replace(" ", "-")) for name in ("webhook url", "webhook secret")}
+        self.receiver = ""
         self.fernet = Fernet.generate_key().decode()
+        self.metrics = planted("metrics")
         self.servers: dict[str, str] = {}
 
     def credentials(self, task: str) -> Json:
-        """The good ones of this task."""
+        """The good ones of this task, and who is told of it."""
         authentication = {"api_key": self.good[f"{task} lybic"], "org_id": ORG}
-        return {"authentication": authentication, "ark_apikey": self.good[f"{task} model"]}
+        return {
+            "authentication": authentication,
+            "ark_apikey": self.good[f"{task} model"],
+            "webhook_url": f"{self.receiver}/echo?token={quote(self.webhook['webhook url'], safe='')}",
+            "webhook_secret": self.webhook["webhook secret"],
+        }
 
     def leaks(self, evidence: dict[str, bytes]) -> list[str]:
         """Which of them came to light, and where."""
-        known = {**self.good, **self.bad, **self.servers, "the key of the credentials": self.fernet}
+        known = {**self.good, **self.bad, **self.webhook, **self.servers}
+        known |= {"the key of the credentials": self.fernet, "the metrics' token": self.metrics}
         return [
             f"{name} in {place}: …{shown[max(0, shown.find(form) - 200) :][:400]!r}…"
             for name, secret in known.items()
@@ -238,12 +248,25 @@ class Stage:
         body = {"on": on, "echo": True, **about, **fault}
         httpx.post(url, json=body, trust_env=False).raise_for_status()
 
+    def rejected(self, task_id: str) -> bool:
+        """Whether the task's receiver has told us what it should not."""
+        log = self.system.http.get(f"/api/agent/task/{task_id}/webhooks").json()["webhooks"]
+        return [one["error"] for one in log] == ["rejected"]
+
+    def metrics(self) -> bytes:
+        """What Prometheus is told."""
+        token = self.stack.plan.environment["METRICS_TOKEN"]
+        answer = self.system.http.get("/metrics", headers={"Authorization": f"Bearer {token}"})
+        answer.raise_for_status()
+        return answer.content + answers(f"http://{LOOPBACK}:{self.stack.plan.metrics_port}", "/metrics")
+
     def evidence(self, tasks: dict[str, str]) -> dict[str, bytes]:
         """Everything that there is to see now."""
         pages = ["/api/agent/task/list", "/api/agent/tasks", "/api/agent/info", "/api/ready"]
         for task_id in tasks.values():
             task = f"/api/agent/task/{task_id}"
             pages += [f"/api/agent/task/status/{task_id}", f"{task}/steps", f"{task}/events"]
+            pages.append(f"{task}/webhooks")
         for page in pages:
             self.system.http.get(page, headers={"Accept": "application/json"}).raise_for_status()
         return {
@@ -251,6 +274,7 @@ class Stage:
             "Redis": keys_and_values(self.valkey),
             "the logs": b"\n".join(path.read_bytes() for path in self.stack.logs.iterdir()),
             "Flower": flower(f"http://{LOOPBACK}:{self.stack.plan.flower_port}"),
+            "the metrics": self.metrics(),
             "the API's answers": b"\n".join(self.said),
             "the process list": command_lines(),
         }
@@ -292,8 +316,10 @@ def staged(folder: Path, known: Secrets) -> Iterator[Stage]:
             "LOG_LEVEL": "DEBUG",
             "LOG_FORMAT": "json",
             "FLOWER_UNAUTHENTICATED_API": "true",
+            "METRICS_TOKEN": known.metrics,
+            "WEBHOOK_ALLOWED_HOSTS": LOOPBACK,
         }
-        ports = {"port": free_port(), "flower_port": free_port()}
+        ports = {"port": free_port(), "flower_port": free_port(), "metrics_port": free_port()}
         stack = Stack(Plan(environment=environment, sandbox=sandbox, model=model, **ports), lambda *_: None)
         ends.callback(stack.stop)
         stack.start()
@@ -324,6 +350,10 @@ def refuse(stage: Stage, known: Secrets) -> None:
         {"instruction": "x", "authentication": bad},
         {"instruction": "x", "authentication": {"api_key": [bad], "org_id": ORG}},
         {"instruction": "x", "authentication": {"api_key": bad}},
+        {"instruction": "x", "webhook_url": f"https://{bad}@a.example/"},
+        {"instruction": "x", "webhook_url": f"https://10.0.0.7/{quote(bad)}", "webhook_secret": bad},
+        {"instruction": "x", "webhook_url": "https://a.example/", "webhook_secret": f"whsec_{bad}"},
+        {"instruction": "x", "webhook_secret": bad},
         {
             "instruction": "x",
             "authentication": {"api_key": bad, "org_id": ORG, "api_endpoint": "http://a.example"},
@@ -409,11 +439,14 @@ def sealed(stage: Stage) -> dict[str, bytes]:
 
 def test_no_secret_is_anywhere(tmp_path: Path) -> None:
     known = Secrets()
-    with staged(tmp_path, known) as stage:
+    with receiving() as receiver, staged(tmp_path, known) as stage:
+        known.receiver = receiver.url
         watch = Watch(stage.valkey)
         refuse(stage, known)
         ended = end(stage, known)
         standing = stand(stage, known)
+        told = {*ended.values(), standing["human"]} - {ended["own"], ended["bad lybic"], ended["bad model"]}
+        wait_until(lambda: all(stage.rejected(task_id) for task_id in told))
         before, tokens = stage.evidence({**ended, **standing}), sealed(stage)
         assert stage.system.http.post("/api/agent/cancel", json={}).json()["count"] == len(standing)
         wait_until(lambda: all(stage.system.status(task)["finished_at"] for task in standing.values()))
@@ -444,3 +477,7 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
     assert b'"level": "DEBUG"' in after["the logs"]
     assert b"worker.app" in before["the process list"]
     assert len(before["Redis"]) > len("{}")
+    assert b'error_code="credentials_rejected",status="error"} 4.0' in after["the metrics"]
+    assert urlsplit(receiver.url).netloc.encode() in before["the database"]
+    for message in receiver.messages:
+        message.verified(known.webhook["webhook secret"].encode())

@@ -293,7 +293,7 @@ def test_killed_throwaway_leaves_a_folder_that_the_next_one_removes(
     assert temporary_folders(tmp_path) == []
 
 
-@pytest.mark.parametrize("option", ["--port", "--flower-port"])
+@pytest.mark.parametrize("option", ["--port", "--flower-port", "--metrics-port"])
 def test_taken_port_is_named_and_nothing_starts(tmp_path: Path, up: Callable[..., Up], option: str) -> None:
     with socket.socket() as rival:
         rival.bind(("127.0.0.1", 0))

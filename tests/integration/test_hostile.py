@@ -34,6 +34,8 @@ TASK = {
     "priority": 3,
     "metadata": {"team": "a"},
     "keep_sandbox": True,
+    "webhook_url": "https://hooks.example.com/planted",
+    "webhook_secret": "whsec_planted/planted/planted/planted",
     "unknown": "ignored",
 }
 SANDBOX = {

@@ -1,5 +1,9 @@
 """The migrations lead to the tables that the code expects, and back."""
 
+import os
+import subprocess
+import sys
+
 import psycopg
 import pytest
 from alembic import command
@@ -37,3 +41,11 @@ def test_the_command(
     monkeypatch.setenv("POSTGRES_CONNECTION_STRING", "mysql://nowhere")
     assert main(["upgrade"]) == 1
     assert "postgresql://" in capsys.readouterr().err
+
+
+def test_replicas_that_start_together_take_turns(database_url: str) -> None:
+    command.downgrade(config(database_url), "base")
+    environment = {**os.environ, "POSTGRES_CONNECTION_STRING": database_url}
+    upgrade = [sys.executable, "-m", "migrations", "upgrade"]
+    replicas = [subprocess.Popen(upgrade, env=environment) for _ in range(2)]
+    assert [replica.wait(60) for replica in replicas] == [0, 0]

@@ -17,7 +17,7 @@ from sqlalchemy import delete, update
 
 from api import pictures, reports
 from api.marks import Mark, marks, words
-from shared import jobs, keys
+from shared import jobs, keys, retention
 from shared import pictures as store
 from shared.db import Database
 from shared.errors import StorageUnavailable
@@ -118,7 +118,7 @@ def test_steps_and_events_lead_to_it(viewer: FlaskClient, make_task: Any, db: Da
     assert all(path in stream for path in paths)
     assert "pictures.example" not in stream
     with db.transaction() as session:
-        jobs.forget_pictures(session, UUID(task_id))
+        retention.forget_pictures(session, UUID(task_id))
     shown = viewer.get(f"{API}/task/{task_id}/steps").json["steps"]
     assert [step["screenshot"] for step in shown] == [f"https://pictures.example/{n}" for n in (1, 2)]
 
