@@ -36,7 +36,7 @@ CLICKED = {
 
 def run(*options: str, stdin: bytes) -> list[dict[str, Any]]:
     """What the command prints, run in this process."""
-    result = CliRunner().invoke(make_app(["parse"]), ["parse", *options], input=stdin)
+    result = CliRunner().invoke(make_app(), ["parse", *options], input=stdin)
     assert result.exit_code == 0, result.output
     assert result.stdout_bytes.isascii()
     assert result.stdout_bytes[-1:] in (b"", b"\n")
@@ -106,7 +106,7 @@ def test_unusable_output_is_data(stdin: bytes, code: str, hint: str) -> None:
     ],
 )
 def test_bad_options_are_the_callers_fault(options: list[str]) -> None:
-    result = CliRunner().invoke(make_app(["parse"]), ["parse", *options], input=CLICK.encode())
+    result = CliRunner().invoke(make_app(), ["parse", *options], input=CLICK.encode())
     assert result.exit_code == 2
     assert not result.stdout
 
@@ -232,7 +232,7 @@ def test_a_reader_that_leaves_is_no_crash() -> None:
 def test_it_starts_fast_and_imports_little() -> None:
     script = (
         "import sys; from client.cli import make_app; sys.argv[1:] = ['parse']; "
-        "make_app(['parse'])(standalone_mode=False); "
+        "make_app()(standalone_mode=False); "
         "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], input=b"wait()", capture_output=True, check=True)
@@ -243,9 +243,3 @@ def test_it_starts_fast_and_imports_little() -> None:
     began = time.monotonic()
     subprocess.run(COMMAND, input=b"wait()", capture_output=True, check=True)
     assert time.monotonic() - began < 5  # it takes 0.2 s where nothing else runs
-
-
-def test_without_a_known_command_all_are_loaded() -> None:
-    names = [info.name for info in make_app(["no-such-command"]).registered_commands]
-    assert {"parse", "up"} <= set(names)
-    assert [info.name for info in make_app(["parse"]).registered_commands] == ["parse"]
