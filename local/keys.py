@@ -25,7 +25,9 @@ from shared.errors import ConfigurationError
 from shared.models import ApiKey
 from shared.settings import StorageSettings
 
-keys = typer.Typer(no_args_is_help=True, help="Create, list, rotate and revoke the keys of those who call the API.")
+keys = typer.Typer(
+    no_args_is_help=True, help="Create, list, rotate and revoke the keys of those who call the API."
+)
 
 Name = Annotated[str, typer.Argument(help="What the key is called here, such as the caller's name.")]
 StateDir = Annotated[
