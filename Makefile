@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo up test chaos lint format docs-api lock clean
+.PHONY: install demo up test test-long chaos lint format docs-api lock clean
 
 install: $(INSTALLED)
 
@@ -24,9 +24,12 @@ up: install
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
+# The tests that are marked as long, which `test` leaves out.
+test-long: install
+	$(BIN)/python -m pytest -m long -n auto --maxprocesses 2 --dist worksteal
+
 # Kills everything again and again for some minutes; CHAOS="--seed 7" repeats a round.
 chaos: install
-	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: install

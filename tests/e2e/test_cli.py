@@ -373,6 +373,7 @@ def test_a_command_whose_packages_are_not_installed_says_so() -> None:
     )
 
 
+@pytest.mark.long
 def test_shells_complete_commands_options_and_tasks(system: System, tmp_path: Path) -> None:
     task_id = system.submit(f"Open calculator {HOSTILE} $(touch pwned) \\$(touch pwned)")
     script = f"""

@@ -232,6 +232,7 @@ def soft_limit(files: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.long
 def test_one_process_holds_thousands_of_streams_beside_short_requests(
     start_api: Start, work: Work, crowd: Crowd
 ) -> None:
@@ -313,6 +314,7 @@ def test_a_client_that_sends_half_a_request_is_not_waited_for(start_api: Start) 
     assert "Traceback" not in api.log
 
 
+@pytest.mark.long
 def test_several_processes_serve_one_address(start_api: Start, work: Work, crowd: Crowd) -> None:
     host = "::1" if _has_ipv6() else "127.0.0.1"
     api = start_api(host, WEB_CONCURRENCY="2")

@@ -197,6 +197,7 @@ def temporary_folders(folder: Path) -> list[Path]:
     return list(folder.glob("lybic-guiagent-*"))
 
 
+@pytest.mark.long
 def test_everything_runs_until_sigterm_and_nothing_is_left(tmp_path: Path, up: Callable[..., Up]) -> None:
     one = up("--port", "0", "--flower-port", "0", "--workers", "2").ready()
     assert "simulated" in one.said
@@ -349,6 +350,7 @@ def test_a_kept_database_opens_only_to_its_keys(tmp_path: Path, up: Callable[...
     assert one.exit_code() == 0, one.said
 
 
+@pytest.mark.long
 def test_demo_types_into_the_simulated_notepad_and_writes_a_note_on_the_phone(tmp_path: Path) -> None:
     done = subprocess.run(
         [COMMAND, "demo"],

@@ -15,6 +15,7 @@ from shared.settings import AgentSettings
 from shared.states import StepStatus
 from shared.wakes import Waker, connect
 from worker import uitars
+from worker.metrics import StepWatch
 from worker.protocols import Answer, Observation
 from worker.recorder import JobRecorder
 from worker.stop import Stop
@@ -140,6 +141,7 @@ def recorder_of(db: Database, job: Job, waker: Waker) -> JobRecorder:
         usage=Usage(),
         owner=job.owner_id,
         settings=AgentSettings(),
+        watch=StepWatch(),
     )
 
 
