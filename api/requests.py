@@ -130,8 +130,9 @@ def idempotency(key: str | None, request: BaseModel, index: int = 0) -> Idempote
     """What makes the request, or its part of this index, one and the same when it is sent again."""
     if key is None:
         return None
-    # Secrets are masked in the dump: a rotated one does not make it another request.
-    digest = sha256(request.model_dump_json().encode()).digest()
+    # Secrets are masked in the dump: a rotated one does not make it another request. Nor does an upgrade that
+    # brings new fields, since what is left to its default is no part of it.
+    digest = sha256(request.model_dump_json(exclude_defaults=True).encode()).digest()
     # No header holds a line feed: the parts of a batch can't meet the keys of others.
     return Idempotency(key=f"{key}\n{index}" if index else key, digest=digest)
 

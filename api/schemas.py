@@ -126,10 +126,6 @@ class Request(BaseModel):
         return super().model_json_schema(*args, **kwargs)
 
 
-def _unused(value: object) -> bool:
-    return value is None
-
-
 def _example(**fields: Any) -> ConfigDict:
     """What the interactive page proposes, rather than a request with nonsense in every field."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
@@ -208,15 +204,12 @@ class RunAgentRequest(Request):
     keep_sandbox: bool | None = Field(
         None, description="Unset: a sandbox that was named is kept, one that was created is not."
     )
-    # Left out of the digest where they are not used: with an Idempotency-Key of before there were webhooks, a
-    # request that is sent again is still the same.
     webhook_url: Annotated[str, Field(max_length=2000), AfterValidator(_url)] | None = Field(
         None,
-        exclude_if=_unused,
         description="Who is told, by https, how the task ends and when it calls a human.",
     )
     webhook_secret: WebhookSecret | None = Field(
-        None, exclude_if=_unused, description="Signs what is told; it wins over the settings."
+        None, description="Signs what is told; it wins over the settings."
     )
 
 

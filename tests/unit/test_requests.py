@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -227,6 +228,12 @@ def test_a_repeat_is_known_by_all_but_its_secrets(steps: int, prompt: str, metad
     assert digest(**body) == digest(**dict(reversed(body.items())), ark_apikey=None, unknown=1)
     assert digest(**body, ark_apikey="one") == digest(**body, ark_apikey="two") != digest(**body)
     assert digest(**body) != digest(**body | {"max_steps": steps % 500 + 1})
+
+
+def test_new_fields_make_no_other_request() -> None:
+    asked = digest(max_steps=50)
+    assert asked == digest(), "what is said to be the default is left to it"
+    assert asked == sha256(b'{"instruction":"x"}').digest(), "whatever other fields there may be one day"
 
 
 def test_without_a_key_nothing_is_a_repeat_and_parts_of_a_batch_differ() -> None:
