@@ -22,11 +22,11 @@ up: install
 
 # Work is stolen, not dealt out: so the tests of a module share what they start.
 test: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # The tests that are marked as long, which `test` leaves out.
 test-long: install
-	$(BIN)/python -m pytest -m long -n auto --maxprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 # Kills everything again and again for some minutes; CHAOS="--seed 7" repeats a round.
 chaos: install

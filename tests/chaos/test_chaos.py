@@ -174,6 +174,7 @@ def test_a_burst_of_signals_is_a_signal(arena: Arena, scenario: Scenario) -> Non
         assert worker.child.wait_gone(10)
 
 
+@pytest.mark.long
 def test_a_job_that_its_workers_die_of_ends_as_an_error(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         job_id = clients.submit(100)
@@ -308,7 +309,10 @@ CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON jobs FOR EACH STATEMENT EXECUTE
 """
 
 
-@pytest.mark.parametrize("code", ["53100", "25006"], ids=["disk full", "read only"])
+@pytest.mark.parametrize(
+    "code",
+    [pytest.param("53100", id="disk full"), pytest.param("25006", id="read only", marks=pytest.mark.long)],
+)
 def test_postgres_refuses_to_write(code: str, arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         jobs = clients.submit_many(3, steps=30)

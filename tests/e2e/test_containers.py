@@ -165,6 +165,7 @@ def hosts(valkey: Valkey) -> Iterator[Hosts]:
         one.close()
 
 
+@pytest.mark.long
 def test_api_and_worker_start_get_healthy_and_stop_as_their_images_say(
     hosts: Hosts, database_url: str
 ) -> None:

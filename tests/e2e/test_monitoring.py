@@ -26,6 +26,8 @@ from tests.conftest import wait_until
 from tests.e2e.conftest import System
 from tests.exposition import families, value
 
+pytestmark = pytest.mark.long
+
 MARKER = "the-instruction-of-somebody"
 KEYS = (SIMULATED_KEY, SCRIPTED_KEY)
 WATCHER = ("watcher", "s3cret-of-the-watcher")
