@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
+from inspect import getdoc
 from typing import Annotated, Any, cast
 
 import typer
@@ -123,8 +124,14 @@ def _loaded(entry: EntryPoint) -> TyperCommand | TyperGroup:
         group.name, group.rich_help_panel = entry.name, panel
         return group
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(entry.name, context_settings=whatever, rich_help_panel=panel)(loaded)
+    app.command(entry.name, context_settings=whatever, rich_help_panel=panel, help=_help(loaded))(loaded)
     return cast(TyperCommand, get_command(app))
+
+
+def _help(command: Callable[..., None]) -> str:
+    """The docstring, a line for each paragraph: typer would break the lines of all but the first twice."""
+    paragraphs = getdoc(command) or ""
+    return "\n\n".join(" ".join(one.split()) for one in paragraphs.split("\n\n"))
 
 
 def _explain(command: str, package: str) -> Callable[..., None]:

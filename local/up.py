@@ -36,10 +36,15 @@ Ctrl-C stops everything.
 
 def up(
     *,
-    host: Annotated[str, typer.Option(envvar="API_HOST", help="Address of the API.")] = LOOPBACK,
+    host: Annotated[
+        str | None, typer.Option(help="Address of the API.", show_default=f"API_HOST, or {LOOPBACK}")
+    ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, envvar="API_PORT", help="Port of the API; 0 takes a free one.")
-    ] = 5000,
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port of the API; 0 takes a free one.", show_default="API_PORT, or 5000"
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="Tasks at once in each of them.")] = 16,
     state_dir: Annotated[Path | None, typer.Option(help="Folder that keeps the database.")] = None,
@@ -65,6 +70,7 @@ def up(
     """
     environment = user_environment()
     settings = read_settings()
+    address = settings.api.host if host is None else host
     plan = Plan(
         environment=environment,
         storage=choose_storage(settings.storage, state_dir, environment),
@@ -72,9 +78,9 @@ def up(
         redis=settings.redis.url.get_secret_value() if settings.redis.model_fields_set else None,
         sandbox=settings.lybic.endpoint if _names(settings.lybic, LYBIC_ACCESS) else None,
         model=settings.model.endpoint if _names(settings.model, MODEL_ACCESS) else None,
-        host=host,
-        port=take_port(host, port, "--port"),
-        keys_required=settings.api.model_copy(update={"host": host}).keys_required,
+        host=address,
+        port=take_port(address, settings.api.port if port is None else port, "--port"),
+        keys_required=settings.api.model_copy(update={"host": address}).keys_required,
         flower_port=None if no_flower else take_port(LOOPBACK, flower_port, "--flower-port"),
         metrics_port=take_metrics_ports(settings.metrics, metrics_port, workers),
         workers=workers,

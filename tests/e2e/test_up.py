@@ -308,6 +308,17 @@ def test_taken_port_is_named_and_nothing_starts(tmp_path: Path, up: Callable[...
     assert temporary_folders(tmp_path) == []
 
 
+def test_the_port_may_stand_in_a_file_of_settings(tmp_path: Path, up: Callable[..., Up]) -> None:
+    with socket.socket() as rival:
+        rival.bind(("127.0.0.1", 0))
+        rival.listen()
+        port = rival.getsockname()[1]
+        (tmp_path / ".env").write_text(f"API_HOST=localhost\nAPI_PORT={port}\n")
+        one = up("--flower-port", "0")
+        assert one.exit_code() == 1
+    assert f"port {port} on localhost is in use" in one.said
+
+
 def test_bad_setting_is_named_without_its_value(up: Callable[..., Up]) -> None:
     one = up("--port", "0", LOG_LEVEL="secret-level")
     assert one.exit_code() == 1
