@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urljoin
 
 import httpx
@@ -101,25 +101,35 @@ class DemoFailed(GuiAgentError):
     code: ClassVar[str] = "demo_failed"
 
 
-def demo() -> None:
+def demo(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what came of it as JSON, and all else as errors are.")
+    ] = False,
+) -> None:
     """Run one task on a simulated desktop and one on a simulated phone, and check what they did.
 
     Everything is started on free ports with a throw-away database, whatever the environment and .env say.
     The exit code is 0 only if the text really stands in the editor, and the other one in the phone's notes.
     """
     try:
-        good = play(Console(highlight=False, soft_wrap=True))
+        good = play(Console(highlight=False, soft_wrap=True, stderr=as_json))
     except Stopped:
         raise typer.Exit(INTERRUPTED) from None
     except httpx.HTTPError as error:
         raise DemoFailed(f"the API did not answer as expected: {error}") from error
+    if as_json:
+        typer.echo(json.dumps({"passed": good}))
     raise typer.Exit(0 if good else 1)
 
 
 def play(console: Console) -> bool:
     """Whether both tasks did what they were told. Nobody watches: a child that dies is a failure."""
     plan = Plan(environment=isolated(os.environ), port=free_port())
-    with running(plan, Screen().say) as stack, httpx.Client(trust_env=False, timeout=SILENCE_SECONDS) as http:
+    with (
+        running(plan, Screen(console).say) as stack,
+        httpx.Client(trust_env=False, timeout=SILENCE_SECONDS) as http,
+    ):
         done = [run(trial, console, http, stack) for trial in TRIALS]
         good = all(done)
         if not good:

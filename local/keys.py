@@ -1,5 +1,6 @@
 """`lybic-guiagent keys`: who may call the API."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,9 +31,13 @@ keys = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="What the key is called here, such as the caller's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StateDir = Annotated[
     Path | None, typer.Option(help="Folder of `up --state-dir`; else POSTGRES_CONNECTION_STRING counts.")
 ]
+
+
+SHOWN = ("name", "hint", "created_at", "used_at", "revoked_at", "rate_limit", "max_active_tasks")
 
 
 @keys.command()
@@ -47,18 +52,23 @@ def create(
         int | None, typer.Option(min=1, help="Most tasks that have not ended; else API_MAX_ACTIVE_TASKS.")
     ] = None,
     state_dir: StateDir = None,
+    as_json: Json = False,
 ) -> None:
     """Make a key and print it, for the only time: what is stored is its hash."""
     with opened(state_dir) as session:
         key = api_keys.create(session, name, rate_limit=rate_limit, max_active_tasks=max_active_tasks)
-    typer.echo(key)
+    _show_key(name, key, as_json=as_json)
 
 
 @keys.command("list")
-def show(state_dir: StateDir = None) -> None:
+def show(*, state_dir: StateDir = None, as_json: Json = False) -> None:
     """List the keys that there are and were."""
     with opened(state_dir) as session:
         known = api_keys.known(session)
+    if as_json:
+        for key in known:
+            typer.echo(json.dumps({name: getattr(key, name) for name in SHOWN}, default=datetime.isoformat))
+        return
     table = Table(
         Column("name", overflow="fold"), "key", "created", "last used", "state", "requests", "tasks", box=None
     )
@@ -68,19 +78,23 @@ def show(state_dir: StateDir = None) -> None:
 
 
 @keys.command()
-def rotate(name: Name, state_dir: StateDir = None) -> None:
+def rotate(name: Name, *, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Replace a key and print the new one. Its tasks and limits stay; the old one is shut out at once."""
     with opened(state_dir) as session:
         key = api_keys.rotate(session, name)
-    typer.echo(key)
+    _show_key(name, key, as_json=as_json)
 
 
 @keys.command()
-def revoke(name: Name, state_dir: StateDir = None) -> None:
+def revoke(name: Name, *, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Shut out whoever has the key of this name. Its tasks go on."""
     with opened(state_dir) as session:
         api_keys.revoke(session, name)
-    typer.echo(f"{name} is revoked")
+    typer.echo(json.dumps({"name": name, "revoked": True}) if as_json else f"{name} is revoked")
+
+
+def _show_key(name: str, key: str, *, as_json: bool) -> None:
+    typer.echo(json.dumps({"name": name, "key": key}) if as_json else key)
 
 
 @contextmanager

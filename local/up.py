@@ -1,6 +1,7 @@
 """`lybic-guiagent up`: what the user asks for, and what the user sees while it runs."""
 
 import errno
+import json
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,10 @@ def up(
             min=0, max=65000, help="Port at which the first worker shows its metrics, the others behind it."
         ),
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print what runs as JSON, a line for each part; the last is `ready`."),
+    ] = False,
 ) -> None:
     """Start everything on this machine, until Ctrl-C.
 
@@ -87,7 +92,7 @@ def up(
         concurrency=concurrency,
     )
     refuse_keys_without_a_place(plan)
-    screen = Screen()
+    screen = JsonScreen() if as_json else Screen()
     for caution in cautions(plan, settings, state_dir):
         screen.warn(caution)
     with suppress(Stopped), running(plan, screen.say) as stack:
@@ -220,8 +225,8 @@ class Follower:
 class Screen:
     """What the user reads. Plain text where that is no terminal."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
 
     def say(self, name: str, text: str) -> None:
         """One line of the table of what runs."""
@@ -233,14 +238,34 @@ class Screen:
 
     def ready(self, plan: Plan, logs: Path) -> None:
         """The rest of the table, and what to try first."""
+        self._addresses(plan, logs)
+        self._console.print(Text("\nReady.", style="bold green"), "Try:\n")
+        self._console.print(Text(FIRST_TRY.format(url=plan.url, key=WITH_KEY if plan.keys_required else "")))
+
+    def _addresses(self, plan: Plan, logs: Path) -> None:
         self.say("Logs", str(logs))
         if plan.flower_port is not None:
             self.say("Flower", f"http://{LOOPBACK}:{plan.flower_port}")
         if plan.metrics_port:
             self.say("Metrics", f"{plan.url}/metrics, and of the workers at port {plan.metrics_port} and on")
         self.say("API", plan.url)
-        self._console.print(Text("\nReady.", style="bold green"), "Try:\n")
-        self._console.print(Text(FIRST_TRY.format(url=plan.url, key=WITH_KEY if plan.keys_required else "")))
+
+
+class JsonScreen(Screen):
+    """What a program reads."""
+
+    def say(self, name: str, text: str) -> None:
+        """One part of what runs."""
+        typer.echo(json.dumps({"name": name, "text": text}))
+
+    def warn(self, text: str) -> None:
+        """Something to heed."""
+        self.say("Warning", text)
+
+    def ready(self, plan: Plan, logs: Path) -> None:
+        """The rest, and that tasks can be posted now."""
+        self._addresses(plan, logs)
+        self.say("ready", plan.url)
 
 
 def _names(group: BaseModel, fields: frozenset[str]) -> bool:

@@ -19,6 +19,8 @@ import pytest
 
 from local.demo import isolated
 from local.folders import Folder, remove_abandoned
+from local.stack import Plan
+from local.up import JsonScreen
 from tests.conftest import wait_until
 
 COMMAND = Path(sys.executable).with_name("lybic-guiagent")
@@ -306,6 +308,15 @@ def test_taken_port_is_named_and_nothing_starts(tmp_path: Path, up: Callable[...
     assert option in one.said
     assert "Traceback" not in one.said
     assert temporary_folders(tmp_path) == []
+
+
+def test_programs_read_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = JsonScreen()
+    screen.warn("mind this")
+    screen.ready(Plan(environment={}, port=5001, flower_port=5556), tmp_path)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["name"] for line in said] == ["Warning", "Logs", "Flower", "API", "ready"]
+    assert said[-1]["text"] == "http://127.0.0.1:5001"
 
 
 def test_the_port_may_stand_in_a_file_of_settings(tmp_path: Path, up: Callable[..., Up]) -> None:

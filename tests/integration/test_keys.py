@@ -1,5 +1,6 @@
 """API keys: who is let in, what each caller sees and may touch, and how much of it."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -417,6 +418,17 @@ def test_keys_are_made_listed_and_revoked(command: Callable[..., Result], guarde
     assert "revoked" in command("list").stdout
     assert isinstance(command("revoke", "alice").exception, InvalidRequest)
     assert command("create", "alice").stdout.strip() != key, "a name is free again"
+
+
+def test_programs_read_json(command: Callable[..., Result]) -> None:
+    made = json.loads(command("create", "alice", "--rate-limit", "7/minute", "--json").stdout)
+    assert made["name"] == "alice"
+    assert json.loads(command("rotate", "alice", "--json").stdout)["key"] != made["key"]
+    assert json.loads(command("revoke", "alice", "--json").stdout) == {"name": "alice", "revoked": True}
+    listed = command("list", "--json").stdout
+    (one,) = map(json.loads, listed.splitlines())
+    assert (one["name"], one["rate_limit"], bool(one["revoked_at"])) == ("alice", "7/minute", True)
+    assert made["key"] not in listed
 
 
 def test_a_key_is_replaced(command: Callable[..., Result], guarded: FlaskClient) -> None:
