@@ -373,6 +373,7 @@ def write(
             **values,
         )
         .returning(Job.event_count, Job.cancel_requested_at)
+        .execution_options(synchronize_session=False)
     ).one_or_none()
     if written is None:
         if progress and _is_written(session, mine, progress, len(new_events), new_steps):
@@ -435,6 +436,7 @@ def close_step(
         update(Step)
         .where(Step.job_id == lease.job_id, Step.number == number, Step.run == lease.run)
         .values(status=status, feedback=feedback, action_ms=action_ms, finished_at=_now())
+        .execution_options(synchronize_session=False)
     )
 
 
