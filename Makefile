@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo up test test-long chaos lint format docs-api lock clean
+.PHONY: install demo up test test-long chaos bench lint format docs-api lock clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,10 @@ test-long: install
 # Kills everything again and again for some minutes; CHAOS="--seed 7" repeats a round.
 chaos: install
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# How fast it is, for some minutes; BENCH="step" measures one row.
+bench: install
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: install
 	$(BIN)/ruff format --check .

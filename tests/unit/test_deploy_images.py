@@ -38,7 +38,7 @@ def test_nobody_is_root_and_the_volume_is_theirs(name: str) -> None:
 def test_only_what_is_installed_reaches_a_builder() -> None:
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     let_through = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests"}
     files = {"LICENSE", "README.md", "pyproject.toml", "requirements.lock", "requirements-build.lock"}
     assert "*" in rules
     assert let_through == packages | files

@@ -1,0 +1,100 @@
+"""What is measured, each with its goal: two cores for everything, stand-ins included."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from benchmarks.load import post_all
+from benchmarks.system import System, running
+
+SUBMIT = "/api/agent/task/submit"
+WARM = 200
+SUBMISSIONS, CONNECTIONS = 3000, 16
+STEPS = 60
+JOBS, JOB_STEPS = 200, 10
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One result. `most`: the goal is at most that much; else at least."""
+
+    name: str
+    unit: str
+    value: float
+    goal: float
+    most: bool = True
+
+    @property
+    def reached(self) -> bool:
+        return self.value <= self.goal if self.most else self.value >= self.goal
+
+
+def task(steps: int) -> dict[str, object]:
+    """A request for a task of so many answers of the model."""
+    return {"instruction": f"bench-{steps}-{uuid4().hex}", "max_steps": 500}
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """The value below which that part of them lies."""
+    return sorted(values)[min(int(len(values) * part), len(values) - 1)]
+
+
+def submit() -> Iterator[Figure]:
+    """Durable submissions over 16 connections; no worker takes them up meanwhile."""
+
+    def post(count: int) -> list[float]:
+        return asyncio.run(
+            post_all(system.url, SUBMIT, lambda _: task(3), count=count, connections=CONNECTIONS)
+        )
+
+    with running(workers=0) as system:
+        post(WARM)
+        began = time.perf_counter()
+        seconds = post(SUBMISSIONS)
+        rate = SUBMISSIONS / (time.perf_counter() - began)
+        yield Figure("durable submit, 16 connections", "/s", rate, 600, most=False)
+        yield Figure("… p99", "ms", quantile(seconds, 0.99) * 1000, 80)
+
+
+def step() -> Iterator[Figure]:
+    """One job alone: what a step takes beyond the model and the sandbox, which answer at once."""
+    with running() as system:
+        carry_out(system, [task(5)])
+        carry_out(system, [task(STEPS)])
+        (row,) = system.query(
+            "SELECT extract(epoch FROM percentile_cont(0.5) WITHIN GROUP (ORDER BY took)) * 1000 FROM"
+            " (SELECT created_at - lag(created_at) OVER (ORDER BY number) AS took FROM steps WHERE job_id ="
+            " (SELECT id FROM jobs ORDER BY created_at DESC LIMIT 1)) AS steps"
+        )
+        yield Figure("overhead per step, one job, median", "ms", float(row[0]), 8)
+
+
+def many() -> Iterator[Figure]:
+    """200 jobs of 10 steps at once, at 200 ms for the model and 50 ms for an action; ideal are 2.5 s."""
+    with running(think=0.2, act=0.05, workers=2, concurrency=100) as system:
+        carry_out(system, [task(2)] * 2)
+        cpu, calls = system.cpu(), system.lybic_calls()
+        seconds = carry_out(system, [task(JOB_STEPS) for _ in range(JOBS)])
+        steps = JOBS * JOB_STEPS
+        yield Figure("200 jobs × 10 steps at 200 ms + 50 ms", "s", seconds, 6)
+        yield Figure("… CPU per step, all but the stand-ins", "ms", (system.cpu() - cpu) / steps * 1000, 5)
+        yield Figure("… Lybic calls per step", "", (system.lybic_calls() - calls) / steps, 1.2)
+
+
+def carry_out(system: System, tasks: list[dict[str, object]]) -> float:
+    """Seconds from the submission of tasks to the end of the last. Raises `RuntimeError` if one fails."""
+    began = time.perf_counter()
+    system.http.post("/api/agent/task/batch", json={"tasks": tasks}).raise_for_status()
+    while system.query("SELECT 1 FROM jobs WHERE finished_at IS NULL LIMIT 1"):
+        time.sleep(0.02)
+    seconds = time.perf_counter() - began
+    if failed := system.query(
+        "SELECT error_code, error_message FROM jobs WHERE status <> 'finished' LIMIT 1"
+    ):
+        raise RuntimeError(f"a task failed: {failed[0]}")
+    return seconds
+
+
+ROWS: dict[str, Callable[[], Iterator[Figure]]] = {"submit": submit, "step": step, "many": many}
