@@ -88,7 +88,7 @@ def carry_out(system: System, tasks: list[dict[str, object]]) -> float:
     began = time.perf_counter()
     system.http.post("/api/agent/task/batch", json={"tasks": tasks}).raise_for_status()
     while system.query("SELECT 1 FROM jobs WHERE finished_at IS NULL LIMIT 1"):
-        time.sleep(0.02)
+        time.sleep(0.05)
     seconds = time.perf_counter() - began
     if failed := system.query(
         "SELECT error_code, error_message FROM jobs WHERE status <> 'finished' LIMIT 1"

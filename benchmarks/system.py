@@ -68,6 +68,7 @@ class System:
         self.api.wait_until(answers_200(f"{self.url}/api/health"), READY_SECONDS)
         if workers:
             self.api.wait_until(answers_200(f"{self.url}/api/ready"), READY_SECONDS)
+        self._sql = stack.enter_context(psycopg.connect(self.postgres.url, autocommit=True))
         self.http = stack.enter_context(httpx.Client(base_url=self.url, timeout=60, trust_env=False))
 
     def _start_worker(self, number: int, concurrency: int) -> Child:
@@ -112,9 +113,8 @@ class System:
         return sum(count for name, count in self.counts().items() if name not in {"chat", "screenshot"})
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
-        """Rows, from a connection of its own."""
-        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
-            return connection.execute(statement.encode()).fetchall()
+        """Rows, over one connection: to make one for each look would be measured, too."""
+        return self._sql.execute(statement.encode()).fetchall()
 
     def cpu(self) -> float:
         """Seconds of CPU of all processes but the stand-in, since they began."""
