@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -31,10 +31,15 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
-    def connect(cls, settings: StorageSettings, *, name: str) -> "Database":
-        """A pool for the configured database; `name` is what PostgreSQL shows for its connections."""
+    def connect(cls, settings: StorageSettings, *, name: str, pre_ping: bool = True) -> "Database":
+        """A pool for the configured database; `name` is what PostgreSQL shows for its connections.
+
+        `pre_ping` asks a connection whether it is still there before each use. Without, the first use after
+        PostgreSQL was restarted fails; that is for callers who try again anyway.
+        """
         if settings.url is None:
             raise ConfigurationError(
                 "POSTGRES_CONNECTION_STRING is not set. For a database of its own, run `lybic-guiagent up`."
@@ -44,7 +49,7 @@ class Database:
             pool_size=settings.pool_size,
             max_overflow=settings.pool_size,
             pool_timeout=POOL_WAIT_SECONDS,
-            pool_pre_ping=True,
+            pool_pre_ping=pre_ping,
             hide_parameters=True,  # the text of a failed statement reaches the log
             connect_args={
                 "application_name": name,
@@ -67,15 +72,17 @@ class Database:
         its disk is full, it takes no writes. A commit whose
         answer was lost may have happened: callers make their writes safe to repeat, or fence them.
         """
-        try:
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                yield session
-        except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:
-            raise StorageUnavailable("the database does not answer") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise StorageUnavailable("the database dropped the connection") from error
-            raise
+        with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """For one statement, which is a transaction by itself: no round trips to begin and to end it.
+
+        Raises as `transaction` does.
+        """
+        with _translated(), self._autocommit.connect() as connection:
+            yield connection
 
     def ping(self) -> None:
         """Raises `StorageUnavailable` unless the database answers."""
@@ -85,3 +92,15 @@ class Database:
     def close(self) -> None:
         """Closes every pooled connection."""
         self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:
+        raise StorageUnavailable("the database does not answer") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StorageUnavailable("the database dropped the connection") from error
+        raise

@@ -6,14 +6,17 @@ run raises `LeaseLost` and stops. And the job's row is locked before its events 
 order of commits is the order of numbers.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Function,
     Select,
     and_,
@@ -28,11 +31,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
-from shared import disposal, events
+from shared import disposal, events, statements
 from shared.errors import IdempotencyConflict, JobConflict, JobNotFound, LeaseLost
 from shared.events import NewEvent
 from shared.models import Event, Job, Step
 from shared.schemas import NewJob, Usage, sandbox_key
+from shared.statements import JOBS, now
 from shared.states import JobStatus, StepStatus
 
 INTERRUPTED = "The run was interrupted here: this action may or may not have happened. Look at the screen."
@@ -45,11 +49,6 @@ class Lease:
     job_id: UUID
     run: int
     owner: str
-
-
-def _now() -> Function[Any]:
-    # Not now(): that is when the transaction began, and a lease must not age while waiting for a lock.
-    return func.clock_timestamp()
 
 
 def _asked() -> Function[Any]:
@@ -255,9 +254,9 @@ def _claim(session: Session, locked: Select[UUID], *, owner: str, lease_seconds:
             run=Job.run + 1,
             crashes=Job.crashes + case((Job.status == JobStatus.RUNNING, 1), else_=0),
             lease_owner=owner,
-            lease_expires_at=_now() + timedelta(seconds=lease_seconds),
-            started_at=func.coalesce(Job.started_at, _now()),
-            updated_at=_now(),
+            lease_expires_at=now() + timedelta(seconds=lease_seconds),
+            started_at=func.coalesce(Job.started_at, now()),
+            updated_at=now(),
             event_count=Job.event_count + 1,
         )
         .returning(Job, before.c.status)
@@ -275,7 +274,7 @@ def _interrupt(session: Session, job_id: UUID) -> None:
     session.execute(
         update(Step)
         .where(Step.job_id == job_id, Step.status == StepStatus.INTENDED)
-        .values(status=StepStatus.INTERRUPTED, feedback=INTERRUPTED, finished_at=_now())
+        .values(status=StepStatus.INTERRUPTED, feedback=INTERRUPTED, finished_at=now())
     )
 
 
@@ -314,7 +313,7 @@ def renew(session: Session, leases: Iterable[Lease], *, lease_seconds: float) ->
         session.scalars(
             update(Job)
             .where(tuple_(Job.id, Job.run).in_(pairs), Job.status == JobStatus.RUNNING)
-            .values(lease_expires_at=_now() + timedelta(seconds=lease_seconds))
+            .values(lease_expires_at=now() + timedelta(seconds=lease_seconds))
             .returning(Job.id)
         )
     )
@@ -346,53 +345,37 @@ class AlreadyWritten(Exception):
 
 
 def write(
-    session: Session,
+    connection: Session | Connection,
     lease: Lease,
     new_events: Sequence[NewEvent] = (),
     *,
     progress: Progress | None = None,
-    new_steps: int = 0,
     **values: Any,
 ) -> datetime | None:
-    """Changes the job's columns and appends events, if the lease still holds.
+    """Changes the job's columns and appends events, if the lease still holds. It is one statement.
 
     Returns when somebody asked to cancel the job. Raises `LeaseLost`, and `AlreadyWritten` where `progress`
     shows it.
     """
-    mine = and_(Job.id == lease.job_id, Job.run == lease.run, Job.status == JobStatus.RUNNING)
-    expected = (
-        and_(Job.event_count == progress.events, Job.step_count == progress.steps) if progress else true()
-    )
-    written = session.execute(
-        update(Job)
-        .where(mine, expected)
-        .values(
-            event_count=Job.event_count + len(new_events),
-            step_count=Job.step_count + new_steps,
-            updated_at=_now(),
-            **values,
-        )
-        .returning(Job.event_count, Job.cancel_requested_at)
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
-    if written is None:
-        if progress and _is_written(session, mine, progress, len(new_events), new_steps):
-            raise AlreadyWritten
-        raise LeaseLost(f"run {lease.run} of task {lease.job_id} does not hold it any more")
-    events.append(session, lease.job_id, written.event_count, new_events)
-    cancel_requested_at: datetime | None = written.cancel_requested_at
-    return cancel_requested_at
+    return _write(connection, lease, new_events, progress, values)
 
 
-def _is_written(
-    session: Session, mine: ColumnElement[bool], before: Progress, new_events: int, new_steps: int
-) -> bool:
-    counts = session.execute(select(Job.event_count, Job.step_count).where(mine)).one_or_none()
-    return counts is not None and tuple(counts) == (before.events + new_events, before.steps + new_steps)
+STEP_COLUMNS = (
+    "status",
+    "screenshot",
+    "picture",
+    "raw",
+    "thought",
+    "actions",
+    "feedback",
+    "input_tokens",
+    "output_tokens",
+    "model_ms",
+)
 
 
 def add_step(
-    session: Session,
+    connection: Session | Connection,
     lease: Lease,
     step: Step,
     usage: Usage,
@@ -401,27 +384,15 @@ def add_step(
 ) -> datetime | None:
     """Records a step (the intent, before anything is done) with its events and what the model used.
 
-    Returns when somebody asked to cancel the job.
+    It is one statement. Returns when somebody asked to cancel the job.
     """
-    cancel_requested_at = write(
-        session,
-        lease,
-        new_events,
-        progress=progress,
-        new_steps=1,
-        model_calls=Job.model_calls + usage.model_calls,
-        input_tokens=Job.input_tokens + usage.input_tokens,
-        output_tokens=Job.output_tokens + usage.output_tokens,
-    )
-    step.job_id, step.run = lease.job_id, lease.run
-    session.add(step)
-    return cancel_requested_at
+    opens = {name: value for name in STEP_COLUMNS if (value := getattr(step, name)) is not None}
+    return _write(connection, lease, new_events, progress, {}, opens=opens, used=usage.model_dump())
 
 
 def close_step(
-    session: Session,
+    connection: Session | Connection,
     lease: Lease,
-    number: int,
     status: StepStatus,
     new_events: Sequence[NewEvent],
     progress: Progress,
@@ -430,14 +401,51 @@ def close_step(
     action_ms: int | None = None,
     **values: Any,
 ) -> None:
-    """Records the outcome of a step; `values` are columns of the job."""
-    write(session, lease, new_events, progress=progress, **values)
-    session.execute(
-        update(Step)
-        .where(Step.job_id == lease.job_id, Step.number == number, Step.run == lease.run)
-        .values(status=status, feedback=feedback, action_ms=action_ms, finished_at=_now())
-        .execution_options(synchronize_session=False)
+    """Records the outcome of the last step, in one statement; `values` are columns of the job."""
+    closes = {"status": status.value, "feedback": feedback, "action_ms": action_ms}
+    _write(connection, lease, new_events, progress, values, closes=closes)
+
+
+def _write(
+    connection: Session | Connection,
+    lease: Lease,
+    new_events: Sequence[NewEvent],
+    progress: Progress | None,
+    values: Mapping[str, Any],
+    *,
+    opens: Mapping[str, Any] = MappingProxyType({}),
+    closes: Mapping[str, Any] = MappingProxyType({}),
+    used: Mapping[str, int] = MappingProxyType({}),
+) -> datetime | None:
+    """Carries out `statements.write`."""
+    statement = statements.write(
+        tuple(values), tuple(opens), tuple(closes), tells=bool(new_events), counted=bool(progress)
     )
+    given: dict[str, Any] = {"lease_job_id": lease.job_id, "lease_run": lease.run, "told": len(new_events)}
+    for prefix, columns in (("job", values), ("open", opens), ("close", closes), ("used", used)):
+        given |= {f"{prefix}_{name}": value for name, value in columns.items()}
+    if progress:
+        given |= {"events": progress.events, "steps": progress.steps}
+    if new_events:
+        given["types"] = [event.type for event in new_events]
+        given["payloads"] = [json.dumps(event.payload) for event in new_events]
+    written = connection.execute(statement, given).one_or_none()
+    if written is None:
+        if progress and _is_written(connection, lease, progress, len(new_events), int(bool(opens))):
+            raise AlreadyWritten
+        raise LeaseLost(f"run {lease.run} of task {lease.job_id} does not hold it any more")
+    cancel_requested_at: datetime | None = written.cancel_requested_at
+    return cancel_requested_at
+
+
+def _is_written(
+    connection: Session | Connection, lease: Lease, before: Progress, new_events: int, new_steps: int
+) -> bool:
+    held = select(JOBS.c.event_count, JOBS.c.step_count).where(
+        JOBS.c.id == lease.job_id, JOBS.c.run == lease.run, JOBS.c.status == JobStatus.RUNNING
+    )
+    counts = connection.execute(held).one_or_none()
+    return counts is not None and tuple(counts) == (before.events + new_events, before.steps + new_steps)
 
 
 # --- ending ---------------------------------------------------------------------------------------------
@@ -447,7 +455,7 @@ def _ending(status: JobStatus, **values: Any) -> dict[str, Any]:
     """The columns of a run that ends, with whatever it may not keep."""
     ended: dict[str, Any] = {"status": status, "lease_owner": None, "lease_expires_at": None, **values}
     if status.terminal:
-        ended.update(finished_at=_now(), credentials=None)
+        ended.update(finished_at=now(), credentials=None)
     return ended
 
 
@@ -510,7 +518,7 @@ def _request_cancel(session: Session, whose: ColumnElement[bool]) -> Sequence[Jo
     marked = session.scalars(
         update(Job)
         .where(Job.finished_at.is_(None), whose)
-        .values(cancel_requested_at=func.coalesce(Job.cancel_requested_at, _now()))
+        .values(cancel_requested_at=func.coalesce(Job.cancel_requested_at, now()))
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
     ).all()
@@ -518,7 +526,7 @@ def _request_cancel(session: Session, whose: ColumnElement[bool]) -> Sequence[Jo
         update(Job)
         .where(Job.finished_at.is_(None), whose, Job.cancel_requested_at.is_not(None))
         .where(Job.status != JobStatus.RUNNING)
-        .values(event_count=Job.event_count + 1, updated_at=_now(), **_ending(JobStatus.CANCELLED))
+        .values(event_count=Job.event_count + 1, updated_at=now(), **_ending(JobStatus.CANCELLED))
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
     ).all()
@@ -546,8 +554,8 @@ def resume(session: Session, job_id: UUID, message: str | None, *, owner: UUID |
         .values(feedback=message or RESUMED)
     )
     job.status = JobStatus.PENDING
-    job.paused = Job.paused + (_now() - Job.updated_at)
-    job.updated_at = _now()
+    job.paused = Job.paused + (now() - Job.updated_at)
+    job.updated_at = now()
     job.event_count += 1
     session.flush()
     session.refresh(job)  # what the database's clock said

@@ -41,12 +41,15 @@ class Waker:
         self._redis = redis
         self._breaker = Breaker()
 
-    def wake(self, job_id: UUID) -> None:
-        """Tells whoever follows the job that there is something new."""
+    def wake(self, *job_ids: UUID) -> None:
+        """Tells whoever follows the jobs that there is something new; in one round trip, however many."""
         if self._breaker.is_open:
             return
         try:
-            self._redis.publish(channel(job_id), "")
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for job_id in job_ids:
+                    pipeline.publish(channel(job_id), "")
+                pipeline.execute()
         except RedisError as error:
             self._breaker.trip()
             log.warning("wake not published: %s", type(error).__name__)

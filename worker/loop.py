@@ -1,7 +1,7 @@
 """The step loop: observe, decide, record the intent, act, record the outcome, again."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from shared.errors import CredentialsRejected, OutcomeUnknown, SandboxError, SandboxLost, UnusableOutput
@@ -72,26 +72,26 @@ class StepLoop:
     model: Model
     sandbox: Sandbox
     recorder: Recorder
-    parse: Callable[[str, Observation], Decision]
+    parse: Callable[[str, Observation], Awaitable[Decision]]
     stop: Stop
     bounds: Bounds
     settle_seconds: float
 
-    def run(self) -> Outcome:
+    async def run(self) -> Outcome:
         """Steps until the job ends. Raises `Stopped`, `LeaseLost`, or what model and sandbox raise."""
         repetition = Repetition(self.sandbox.fingerprint)
-        observation = self._observe()
+        observation = await self._observe()
         while True:
             self.stop.check()
             if end := self.bounds.passed(self.recorder.step_count, self.recorder.usage):
                 return end
-            decision = self._decide(observation)
+            decision = await self._decide(observation)
             if decision is None:
                 if self.recorder.unusable() >= ATTEMPTS:
                     return Failed("model_output_invalid", f"no usable answer in {ATTEMPTS} attempts")
                 continue
-            times = repetition.count(_deeds(decision), observation)
-            seen = self._carry_out(decision, times)
+            times = await repetition.count(_deeds(decision), observation)
+            seen = await self._carry_out(decision, times)
             if self.recorder.failures() >= ATTEMPTS:
                 return Failed("sandbox_error", f"{ATTEMPTS} steps in a row failed in the sandbox")
             if decision.control and not self.recorder.failures():
@@ -99,64 +99,66 @@ class StepLoop:
             if times >= self.bounds.loop_limit:
                 return Failed("loop_detected", f"the same {times} times, on a screen that does not change")
             if decision.actions:
-                observation = self._settled(observation, seen, decision)
+                observation = await self._settled(observation, seen, decision)
 
-    def _observe(self) -> Observation:
-        return self._recorded(self.sandbox.observe())
+    async def _observe(self) -> Observation:
+        return await self._recorded(await self.sandbox.observe())
 
-    def _recorded(self, seen: Observation) -> Observation:
+    async def _recorded(self, seen: Observation) -> Observation:
         """The observation that the next decision is made on."""
         kept = self.sandbox.keep(seen)
-        self.recorder.observed(kept)
+        await self.recorder.observed(kept)
         return kept
 
     def _settles(self, decision: Decision) -> bool:
         """Whether the screen is given time after the actions. After a wait it is taken as it is."""
         return self.settle_seconds > 0 and decision.actions[-1]["type"] != "wait"
 
-    def _settled(self, before: Observation, seen: Observation | None, decision: Decision) -> Observation:
+    async def _settled(
+        self, before: Observation, seen: Observation | None, decision: Decision
+    ) -> Observation:
         """The screen after the actions, when it has settled; recorded."""
         if self._settles(decision):
-            seen = self._watched(before, seen)
-            return self._observe() if seen is None else self._recorded(seen)
-        return seen or self._observe()  # the first was recorded with the outcome
+            seen = await self._watched(before, seen)
+            return await self._observe() if seen is None else await self._recorded(seen)
+        return seen or await self._observe()  # the first was recorded with the outcome
 
-    def _watched(self, before: Observation, seen: Observation | None) -> Observation | None:
+    async def _watched(self, before: Observation, seen: Observation | None) -> Observation | None:
         """Looks until two looks are alike, for `settle_seconds` at most; None if there was no such look.
 
         A screen that has not changed at all may be about to: it is given the whole time.
         """
         end = time.monotonic() + self.settle_seconds
         while (left := end - time.monotonic()) > 0:
-            look = self._alike(before, seen)
+            look = await self._alike(before, seen)
             if look is not False:
-                self.stop.sleep(left)
+                await self.stop.sleep(left)
                 return None
-            self.stop.sleep(min(LOOK_SECONDS, left))
-            last, seen = seen, self.sandbox.observe()
-            if self._alike(last, seen):
+            await self.stop.sleep(min(LOOK_SECONDS, left))
+            last, seen = seen, await self.sandbox.observe()
+            if await self._alike(last, seen):
                 break
         return seen
 
-    def _alike(self, one: Observation | None, other: Observation | None) -> bool | None:
+    async def _alike(self, one: Observation | None, other: Observation | None) -> bool | None:
         """Whether two looks show the same; None if that can't be known."""
         if one is None or other is None:
             return None
-        looks = self.sandbox.fingerprint(one), self.sandbox.fingerprint(other)
+        looks = await self.sandbox.fingerprint(one), await self.sandbox.fingerprint(other)
         return None if None in looks else looks[0] == looks[1]
 
-    def _decide(self, observation: Observation) -> Decision | None:
+    async def _decide(self, observation: Observation) -> Decision | None:
         """The model's decision, recorded; None if its answer could not be read, which is recorded too."""
-        answer: Answer = self.model.answer(self.recorder.conversation(observation))
+        answer: Answer = await self.model.answer(self.recorder.conversation(observation))
         try:
-            decision = self.parse(answer.text, observation)
+            decision = await self.parse(answer.text, observation)
         except UnusableOutput as error:
-            self.recorder.misread(observation, answer, error.message)
+            await self.recorder.misread(observation, answer, error.message)
             return None
-        self.recorder.intend(observation, answer, decision)
+        await self.recorder.intend(observation, answer, decision)
         return decision
 
-    def _carry_out(self, decision: Decision, times: int) -> Observation | None:
+    async def _carry_out(self, decision: Decision, times: int) -> Observation | None:
         """Acts on a recorded decision once, whatever comes of it, and records what did.
 
         `times` is how often the model decided so in a row, to no effect.
@@ -168,7 +170,7 @@ class StepLoop:
         status, seen, fatal = StepStatus.DONE, None, None
         feedback = NUDGE.format(times=times) if times >= self.bounds.loop_nudge else None
         try:
-            seen = self.sandbox.act(decision.actions, look=True)
+            seen = await self.sandbox.act(decision.actions, look=True)
         except OutcomeUnknown as error:
             status = StepStatus.UNKNOWN
             feedback = f"{error.message}. The action may or may not have happened."
@@ -178,7 +180,9 @@ class StepLoop:
         elapsed = round((time.monotonic() - began) * 1000)
         final = seen is not None and not self._settles(decision)
         seen = self.sandbox.keep(seen) if seen and final else seen
-        self.recorder.acted(status, feedback=feedback, milliseconds=elapsed, seen=seen if final else None)
+        await self.recorder.acted(
+            status, feedback=feedback, milliseconds=elapsed, seen=seen if final else None
+        )
         if fatal:
             raise fatal
         return seen

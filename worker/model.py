@@ -16,7 +16,6 @@ from shared.addresses import is_local
 from shared.conversation import Message
 from shared.errors import CredentialsRejected, ModelError, ModelUnavailable, SandboxError
 from shared.metrics import timed
-from shared.portal import Portal
 from shared.profiles import profile_of
 from shared.schemas import JobOptions, Usage
 from shared.secrets import clean, redact
@@ -67,7 +66,7 @@ class OpenAIModel:
         endpoint: Endpoint,
         settings: ModelSettings,
         *,
-        portal: Portal,
+        http: httpx.AsyncClient,
         stop: Stop,
         pictures: Pictures,
         fallback: "OpenAIModel | None" = None,
@@ -75,33 +74,32 @@ class OpenAIModel:
         self._key = endpoint.key
         self._name = endpoint.name
         self._settings = settings
-        self._portal = portal
         self._stop = stop
         self._pictures = pictures
         self._fallback = fallback
         self._client = AsyncOpenAI(
             api_key=endpoint.key.get_secret_value(),
             base_url=endpoint.base_url,
-            http_client=portal.http,  # type: ignore[arg-type]  # it takes httpx's clients as well as httpx2's
+            http_client=http,  # type: ignore[arg-type]  # it takes httpx's clients as well as httpx2's
             timeout=settings.timeout_seconds,
             max_retries=0,
         )
         self._local = is_local(httpx.URL(endpoint.base_url))
         self._extra = profile_of(endpoint.name).extra_body
 
-    def answer(self, messages: Sequence[Message]) -> Answer:
+    async def answer(self, messages: Sequence[Message]) -> Answer:
         """What the model says next."""
         try:
-            return self._answer(messages)
+            return await self._answer(messages)
         except ModelUnavailable as error:
             if self._fallback is None:
                 raise
             log.warning("%s; the fallback is asked", error.message)
-            return self._fallback.answer(messages)
+            return await self._fallback.answer(messages)
 
-    def _answer(self, messages: Sequence[Message]) -> Answer:
+    async def _answer(self, messages: Sequence[Message]) -> Answer:
         began = time.monotonic()
-        completion = self._stop.wait_for(self._portal.start(self._ask, messages))
+        completion = await self._stop.wait_for(self._ask(messages))
         elapsed = round((time.monotonic() - began) * 1000)
         message, usage = completion.choices[0].message, _usage(completion)
         TOKENS.labels("input").inc(usage.input_tokens)

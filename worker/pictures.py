@@ -4,7 +4,6 @@ import asyncio
 import io
 import logging
 from collections import OrderedDict
-from concurrent.futures import Future, wait
 from hashlib import sha256
 from typing import cast
 from uuid import UUID, uuid4
@@ -13,7 +12,6 @@ from PIL import Image, ImageChops
 
 from shared.errors import GuiAgentError, SandboxError
 from shared.pictures import PictureStore
-from shared.portal import Portal
 from worker.retries import retrying
 from worker.screenshots import Picture, ScreenshotFetcher, checked, picture
 
@@ -29,19 +27,16 @@ CLOSE_SECONDS = 5.0
 
 
 class Pictures:
-    """Keeps the last few: each is sent to the model several times. Its async calls run on the portal."""
+    """Keeps the last few: each is sent to the model several times."""
 
-    def __init__(
-        self, fetcher: ScreenshotFetcher, portal: Portal, job_id: UUID, store: PictureStore | None
-    ) -> None:
+    def __init__(self, fetcher: ScreenshotFetcher, job_id: UUID, store: PictureStore | None) -> None:
         self._fetcher = fetcher
-        self._portal = portal
         self._job_id = job_id
         self._store = store
         self._loaded: OrderedDict[str, asyncio.Task[Picture]] = OrderedDict()
         self._looks = Looks()
         self._named: dict[bytes, str] = {}
-        self._storing: set[Future[None]] = set()
+        self._storing: set[asyncio.Task[None]] = set()
 
     async def get(self, url: str, name: str | None = None) -> Picture:
         """A screenshot, from the store if it has that name there, or else from its address.
@@ -84,14 +79,15 @@ class Pictures:
         if self._store is None:
             return None
         name = f"{self._job_id}/{uuid4().hex}"
-        storing = self._portal.start(self._put, self._store, url, name)
+        storing = asyncio.create_task(self._put(self._store, url, name))
         self._storing.add(storing)
         storing.add_done_callback(self._storing.discard)
         return name
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Gives the last pictures some time to reach the store."""
-        wait(list(self._storing), CLOSE_SECONDS)
+        if self._storing:
+            await asyncio.wait(self._storing, timeout=CLOSE_SECONDS)
 
     async def _put(self, store: PictureStore, url: str, name: str) -> None:
         try:

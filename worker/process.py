@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from threading import BoundedSemaphore, Timer
 from uuid import UUID
 
@@ -18,7 +18,9 @@ from worker.janitor import Janitor
 from worker.lease import LeaseKeeper
 from worker.runner import Claimed, Runner
 from worker.stop import Reason
+from worker.storage import Storage
 from worker.sweeper import Sweeper
+from worker.wakes import WakeBatch
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,11 @@ class Process:
     def __init__(self, settings: Settings, *, name: str, concurrency: int) -> None:
         vault, store = Vault(settings.storage), PictureStore.connect(settings.pictures)
         self._settings = settings.worker
-        self._db = Database.connect(settings.storage, name=f"guiagent {name}")
-        self._portal = Portal()
+        # Whoever uses it tries again, or leaves it to a sweep: connections need no asking whether they live.
+        self._db = Database.connect(settings.storage, name=f"guiagent {name}", pre_ping=False)
+        self._storage = Storage(self._db, settings.storage.pool_size)
+        self._portal = Portal(uvloop=True)
+        self._wakes = WakeBatch(Waker(connect(settings.redis)))
         # A connection of its own: runs that queue for the others must not cost them their leases.
         alone = settings.storage.model_copy(update={"pool_size": 1})
         self._lease_db = Database.connect(alone, name=f"guiagent {name} leases")
@@ -42,32 +47,34 @@ class Process:
             settings,
             db=self._db,
             vault=vault,
-            waker=Waker(connect(settings.redis)),
+            wakes=self._wakes,
             portal=self._portal,
+            storage=self._storage,
             store=store,
             keeper=self._keeper,
             name=name,
         )
         self._slots = BoundedSemaphore(concurrency)
-        self._swept = ThreadPoolExecutor(concurrency, thread_name_prefix="swept")
+        self._runs: set[Future[None]] = set()
         self._sweeper = Sweeper(self._sweep, settings.worker.sweep_seconds)
         janitor = Janitor(settings, db=self._db, vault=vault, portal=self._portal, store=store)
         self._cleaner = Sweeper(janitor.clean, settings.worker.clean_seconds)
         self._courier = Courier(settings, db=self._db, vault=vault, portal=self._portal)
 
     def run(self, job_id: UUID) -> None:
-        """Runs the job that a message names, if it is free, when there is a slot."""
-        with self._slots:
-            if self._keeper.draining:
-                return
-            try:
+        """Runs the job that a message names, if it is free, when there is a slot; returns at its end."""
+        self._slots.acquire()
+        claimed = None
+        try:
+            if not self._keeper.draining:
                 claimed = self._runner.claim(job_id)
-            except StorageUnavailable as error:
-                log.warning("job %s is left to the sweepers: %s", job_id, error.message)
-                return
-            if claimed is not None:
-                self._work(claimed)
-        self._sweeper.poke()
+        except StorageUnavailable as error:
+            log.warning("job %s is left to the sweepers: %s", job_id, error.message)
+        finally:
+            if claimed is None:
+                self._slots.release()
+        if claimed is not None:
+            wait((self._start(claimed),))
 
     def drain(self) -> None:
         """Stops every run at its next boundary; after the grace, or when told again, in a call."""
@@ -83,10 +90,12 @@ class Process:
         """Lets go of everything, after the last run."""
         self._sweeper.close()
         self._cleaner.close()
-        self._swept.shutdown()
+        wait(list(self._runs))
         self._courier.close()
         self._keeper.close()
         self._portal.close()
+        self._storage.close()
+        self._wakes.close()
         self._lease_db.close()
         self._db.close()
 
@@ -101,7 +110,7 @@ class Process:
             for _ in range(free - len(claimed)):
                 self._slots.release()
         for one in claimed:
-            self._swept.submit(self._run_swept, one)
+            self._start(one)
 
     def _take_slots(self) -> int:
         taken = 0
@@ -109,19 +118,24 @@ class Process:
             taken += 1
         return taken
 
-    def _run_swept(self, claimed: Claimed) -> None:
-        try:
-            self._work(claimed)
-        finally:
-            self._slots.release()
-        self._sweeper.poke()
+    def _start(self, claimed: Claimed) -> Future[None]:
+        """Begins to work at a claimed job, in a slot that was taken for it."""
+        run = self._portal.start(self._work, claimed)
+        self._runs.add(run)
+        run.add_done_callback(self._ended)
+        return run
 
-    def _work(self, claimed: Claimed) -> None:
-        """Works at a claimed job. Whatever goes wrong, the job is in PostgreSQL and its lease runs out."""
+    async def _work(self, claimed: Claimed) -> None:
+        """Works at the job. Whatever goes wrong, it is in PostgreSQL and its lease runs out."""
         try:
-            self._runner.run(claimed)
+            await self._runner.run(claimed)
         except StorageUnavailable as error:
             log.warning("job %s is left to the sweepers: %s", claimed.job.id, error.message)
         except Exception:
             log.exception("job %s is left to the sweepers", claimed.job.id)
+
+    def _ended(self, run: Future[None]) -> None:
+        self._runs.discard(run)
+        self._slots.release()
         self._courier.poke()
+        self._sweeper.poke()

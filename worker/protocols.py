@@ -34,7 +34,7 @@ class Answer:
 class Model(Protocol):
     """A vision model that answers a conversation."""
 
-    def answer(self, messages: Sequence[Message]) -> Answer:
+    async def answer(self, messages: Sequence[Message]) -> Answer:
         """The next message. Raises `ModelError`, `CredentialsRejected` or `Stopped`."""
         ...
 
@@ -42,7 +42,7 @@ class Model(Protocol):
 class Sandbox(Protocol):
     """A desktop that can be looked at and acted on."""
 
-    def observe(self) -> Observation:
+    async def observe(self) -> Observation:
         """The screen as it is. Raises `SandboxError`, `CredentialsRejected` or `Stopped`."""
         ...
 
@@ -50,11 +50,11 @@ class Sandbox(Protocol):
         """Has the picture kept, where that is wanted, and tells by which name."""
         ...
 
-    def fingerprint(self, observation: Observation) -> str | None:
+    async def fingerprint(self, observation: Observation) -> str | None:
         """What the picture looks like: the same for pictures that look the same. None if it can't be had."""
         ...
 
-    def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
+    async def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
         """Carries out the actions in order; `look` asks for the screen right after the last one.
 
         Raises `SandboxError` (the failing action had no effect), `OutcomeUnknown` or `Stopped`; the actions
@@ -88,19 +88,19 @@ class Recorder(Protocol):
         """What the model is asked, windowed: everything so far, then the screen."""
         ...
 
-    def observed(self, observation: Observation) -> None:
+    async def observed(self, observation: Observation) -> None:
         """Records what the screen shows before the next step."""
         ...
 
-    def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
+    async def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
         """Records a decision before it is acted on."""
         ...
 
-    def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
+    async def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
         """Records an answer that holds no decision, and what the model is told of it."""
         ...
 
-    def acted(
+    async def acted(
         self, status: StepStatus, *, feedback: str | None, milliseconds: int, seen: Observation | None
     ) -> None:
         """Records the outcome of the last step, and the screen after it where that is known already."""

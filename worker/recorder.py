@@ -1,54 +1,34 @@
 """The durable record of one run: each step an intent before it is acted on, and an outcome after."""
 
-import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from shared import events, jobs, notes
 from shared.conversation import Message, Turn, conversation, trailing, window
-from shared.db import Database
-from shared.errors import LeaseLost, StorageUnavailable
 from shared.events import NewEvent
 from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Step
 from shared.schemas import Usage
 from shared.settings import AgentSettings
 from shared.states import StepStatus
-from shared.wakes import Waker
 from worker.actions import Decision
 from worker.metrics import StepWatch
 from worker.protocols import Answer, Observation
 from worker.stop import Reason, Stop
+from worker.storage import Storage, persist
+from worker.wakes import WakeBatch
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-PAUSE_SECONDS = 0.25
 
 GO_ON = "Noted. Go on."
 FAILURES = frozenset({StepStatus.FAILED, StepStatus.UNKNOWN})
 UNUSABLE = frozenset({StepStatus.UNUSABLE})
-
-
-def persist(db: Database, stop: Stop, work: Callable[[Session], T]) -> T:
-    """The work's result from a committed transaction, tried again while PostgreSQL is away.
-
-    Raises `LeaseLost` when the lease does not last any longer.
-    """
-    while True:
-        try:
-            with db.transaction() as session:
-                return work(session)
-        except StorageUnavailable as error:
-            log.warning("not recorded yet: %s", error.message)
-            if time.monotonic() + PAUSE_SECONDS >= stop.expires:
-                raise LeaseLost("the database was away for longer than the lease") from error
-            time.sleep(PAUSE_SECONDS)
 
 
 class JobRecorder:
@@ -56,8 +36,8 @@ class JobRecorder:
 
     def __init__(
         self,
-        db: Database,
-        waker: Waker,
+        storage: Storage,
+        wakes: WakeBatch,
         lease: Lease,
         stop: Stop,
         *,
@@ -71,8 +51,8 @@ class JobRecorder:
         settings: AgentSettings,
         watch: StepWatch,
     ) -> None:
-        self._db = db
-        self._waker = waker
+        self._storage = storage
+        self._wakes = wakes
         self._lease = lease
         self._stop = stop
         self._progress = Progress(events, len(steps))
@@ -114,15 +94,19 @@ class JobRecorder:
             max_messages=self._settings.max_messages,
         )
 
-    def observed(self, observation: Observation) -> None:
+    async def observed(self, observation: Observation) -> None:
         """Records what the screen shows before the next step."""
         told = [_seen(observation, self.step_count + 1)]
-        kept = _kept(observation)
-        self._write(
-            lambda session: jobs.write(session, self._lease, told, progress=self._progress, **kept), told
+        write = partial(
+            jobs.write,
+            lease=self._lease,
+            new_events=told,
+            progress=self._progress,
+            **_kept(observation),
         )
+        await self._write(partial(self._storage.statement, write), told)
 
-    def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
+    async def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
         """Records a decision before it is acted on."""
         thought = decision.thought or answer.reasoning
         status = StepStatus.INTENDED if decision.actions else StepStatus.DONE
@@ -135,38 +119,35 @@ class JobRecorder:
             status=status,
             feedback=feedback,
         )
-        self._add(step, answer, _told(decision, thought, step.number), _to_remember(decision))
+        await self._add(step, answer, _told(decision, thought, step.number), _to_remember(decision))
         if status is not StepStatus.INTENDED:
             self._watch.over(status)
 
-    def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
+    async def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
         """Records an answer that holds no decision, and what the model is told of it."""
         step = self._step(
             observation, answer, thought="", actions=[], status=StepStatus.UNUSABLE, feedback=problem
         )
-        self._add(step, answer, [])
+        await self._add(step, answer, [])
         self._watch.over(StepStatus.UNUSABLE)
 
-    def acted(
+    async def acted(
         self, status: StepStatus, *, feedback: str | None, milliseconds: int, seen: Observation | None
     ) -> None:
         """Records the outcome of the last step, and the screen after it where that is known already."""
         step = self._steps[-1]
         told = [_seen(seen, step.number + 1)] if seen else []
-        self._write(
-            lambda session: jobs.close_step(
-                session,
-                self._lease,
-                step.number,
-                status,
-                told,
-                self._progress,
-                feedback=feedback,
-                action_ms=milliseconds,
-                **_kept(seen),
-            ),
-            told,
+        close = partial(
+            jobs.close_step,
+            lease=self._lease,
+            status=status,
+            new_events=told,
+            progress=self._progress,
+            feedback=feedback,
+            action_ms=milliseconds,
+            **_kept(seen),
         )
+        await self._write(partial(self._storage.statement, close), told)
         step.status, step.feedback, step.action_ms = status, feedback, milliseconds
         self._watch.over(status)
 
@@ -182,31 +163,38 @@ class JobRecorder:
             **values,
         )
 
-    def _add(
+    async def _add(
         self, step: Step, answer: Answer, told: Sequence[NewEvent], to_remember: Sequence[str] = ()
     ) -> None:
-        def work(session: Session) -> datetime | None:
-            cancelled = jobs.add_step(session, self._lease, step, answer.usage, told, self._progress)
-            notes.remember(session, self._owner, self._lease.job_id, step.number, to_remember)
-            return cancelled
+        def record(connection: Session | Connection) -> datetime | None:
+            return jobs.add_step(connection, self._lease, step, answer.usage, told, self._progress)
 
-        cancel_requested_at = self._write(work, told, new_steps=1)
+        def record_all(session: Session) -> datetime | None:
+            notes.remember(session, self._owner, self._lease.job_id, step.number, to_remember)
+            return record(session)
+
+        how = (
+            partial(self._storage.transaction, record_all)
+            if to_remember
+            else partial(self._storage.statement, record)
+        )
+        cancel_requested_at = await self._write(how, told, new_steps=1)
         self._steps.append(step)
         self._usage += answer.usage
         if cancel_requested_at is not None:
             self._stop.set(Reason.CANCELLED)  # before anything is done about this decision
 
-    def _write(
-        self, work: Callable[[Session], T], told: Sequence[NewEvent], *, new_steps: int = 0
+    async def _write(
+        self, write: Callable[[], Awaitable[T]], told: Sequence[NewEvent], *, new_steps: int = 0
     ) -> T | None:
-        """Commits the work once, and wakes whoever follows the job."""
+        """Commits the write once, and wakes whoever follows the job."""
         try:
-            result = persist(self._db, self._stop, work)
+            result = await persist(write, self._stop)
         except AlreadyWritten:
             result = None
         self._progress = Progress(self._progress.events + len(told), self._progress.steps + new_steps)
         if told:
-            self._waker.wake(self._lease.job_id)
+            self._wakes.wake(self._lease.job_id)
         return result
 
 
@@ -214,7 +202,7 @@ def _seen(observation: Observation, step: int) -> NewEvent:
     return events.observation(observation.screenshot, step, observation.picture)
 
 
-def _kept(seen: Observation | None) -> dict[str, bool]:
+def _kept(seen: Observation | None) -> dict[str, Any]:
     """The column that says so where a picture is kept."""
     return {"has_pictures": True} if seen and seen.picture else {}
 

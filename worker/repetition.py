@@ -1,6 +1,6 @@
 """Notices a model that does the same again and again though nothing comes of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from worker.actions import Action
 from worker.protocols import Observation
@@ -12,19 +12,19 @@ BLINKING = 2
 class Repetition:
     """Counts repeated actions on a screen that stays as it is. Waiting does not count."""
 
-    def __init__(self, fingerprint: Callable[[Observation], str | None]) -> None:
+    def __init__(self, fingerprint: Callable[[Observation], Awaitable[str | None]]) -> None:
         self._fingerprint = fingerprint
         self._actions: Sequence[Action] = ()
         self._unread: Observation | None = None
         self._looks: list[str] = []
 
-    def count(self, actions: Sequence[Action], before: Observation) -> int:
+    async def count(self, actions: Sequence[Action], before: Observation) -> int:
         """How often the actions were decided on in a row, on the same screen; `before` is what it showed."""
         if all(action["type"] == "wait" for action in actions) or actions != self._actions:
             self._actions, self._unread, self._looks = actions, before, []
             return 1
         # Only now are pictures looked into: most decisions differ from the one before.
-        seen = [self._fingerprint(one) for one in (self._unread, before) if one is not None]
+        seen = [await self._fingerprint(one) for one in (self._unread, before) if one is not None]
         self._unread = None
         for look in seen:
             self._looks = [] if look is None else [*self._looks, look]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
+import httpx
 from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -34,7 +35,6 @@ from shared.schemas import (
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.tracing import Attributes, annotate, span
-from shared.wakes import Waker
 from worker import uitars
 from worker.actions import Decision
 from worker.lease import LeaseKeeper
@@ -43,10 +43,12 @@ from worker.metrics import LEASES_LOST, RUNNING, StepWatch, count_claims, count_
 from worker.model import OpenAIModel, endpoints
 from worker.pictures import Pictures
 from worker.protocols import Model, Observation
-from worker.recorder import JobRecorder, persist
+from worker.recorder import JobRecorder
 from worker.sandbox import LybicSandbox, find, make
 from worker.screenshots import AllowedHosts, ScreenshotFetcher
 from worker.stop import Reason, Stop, Stopped
+from worker.storage import Storage, persist
+from worker.wakes import WakeBatch
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Claimed:
 
 
 class Runner:
-    """Runs jobs, in as many threads as call it. Raises `ConfigurationError` when made."""
+    """Claims jobs, in any thread, and runs them, on the event loop. Raises `ConfigurationError` when made."""
 
     def __init__(
         self,
@@ -71,8 +73,9 @@ class Runner:
         *,
         db: Database,
         vault: Vault,
-        waker: Waker,
+        wakes: WakeBatch,
         portal: Portal,
+        storage: Storage,
         store: PictureStore | None,
         keeper: LeaseKeeper,
         name: str,
@@ -80,8 +83,9 @@ class Runner:
         self._settings = settings
         self._db = db
         self._vault = vault
-        self._waker = waker
+        self._wakes = wakes
         self._portal = portal
+        self._storage = storage
         self._store = store
         self._keeper = keeper
         self._name = name
@@ -119,10 +123,10 @@ class Runner:
         count_claims(forgotten, "sweep")
         return [Claimed(job, now) for job in forgotten]
 
-    def run(self, claimed: Claimed) -> None:
+    async def run(self, claimed: Claimed) -> None:
         """Works at a claimed job until it ends or is lost. Raises `StorageUnavailable` before it began."""
         job = claimed.job
-        self._waker.wake(job.id)
+        self._wakes.wake(job.id)
         lease = Lease(job.id, job.run, self._name)
         with (
             RUNNING.track_inprogress(),
@@ -134,15 +138,15 @@ class Runner:
             if job.cancel_requested_at is not None:  # of a run that died before it could obey
                 stop.set(Reason.CANCELLED)
             try:
-                self._end(lease, stop, self._outcome(job, lease, stop))
+                await self._end(lease, stop, await self._outcome(job, lease, stop))
             except LeaseLost as error:
                 LEASES_LOST.inc()
                 log.warning("%s", error.message)
 
-    def _outcome(self, job: Job, lease: Lease, stop: Stop) -> Outcome | Reason:
+    async def _outcome(self, job: Job, lease: Lease, stop: Stop) -> Outcome | Reason:
         """How the run ends. Raises `LeaseLost`, and `StorageUnavailable`: then it can't be written."""
         try:
-            return self._work(job, lease, stop)
+            return await self._work(job, lease, stop)
         except (LeaseLost, StorageUnavailable):
             raise
         except Stopped as stopped:
@@ -154,38 +158,38 @@ class Runner:
             log.exception("unexpected error")
             return Failed("internal", "an unexpected error; the server's log tells more")
 
-    def _work(self, job: Job, lease: Lease, stop: Stop) -> Outcome:
+    async def _work(self, job: Job, lease: Lease, stop: Stop) -> Outcome:
         stop.check()
         if job.crashes >= self._settings.worker.max_runs:
-            return self._given_up(job)
+            return await self._given_up(job)
         options = JobOptions.model_validate(job.options)
         credentials = self._vault.open(job.credentials or b"", Credentials)
-        service = SandboxService(self._portal.http, credentials.lybic, self._settings.lybic.timeout_seconds)
-        info = self._provide(job, options, lease, credentials.lybic, service, stop)
+        http = self._portal.client()
+        service = SandboxService(http, credentials.lybic, self._settings.lybic.timeout_seconds)
+        info = await self._provide(job, options, lease, credentials.lybic, service, stop)
         vocabulary = vocabulary_of(info.os)
-        fetcher = ScreenshotFetcher(self._portal.http, self._screenshot_hosts)
-        pictures = Pictures(fetcher, self._portal, job.id, self._store)
+        fetcher = ScreenshotFetcher(http, self._screenshot_hosts)
+        pictures = Pictures(fetcher, job.id, self._store)
         sandbox = LybicSandbox(
             service,
             info,
             self._settings.lybic,
-            portal=self._portal,
             stop=stop,
             pictures=pictures,
             secret=credentials.lybic.api_key,
         )
 
-        def parse(text: str, seen: Observation) -> Decision:
+        async def parse(text: str, seen: Observation) -> Decision:
             screen = seen.screen
             if screen is None and options.dialect == "ui-tars-1.5":  # Lybic does not tell it of a phone
-                screen = stop.wait_for(self._portal.start(pictures.size, seen.screenshot))
+                screen = await stop.wait_for(pictures.size(seen.screenshot))
             return uitars.parse(text, dialect=options.dialect, vocabulary=vocabulary, screen=screen)
 
         watch = StepWatch()
         loop = StepLoop(
-            model=self._model(options, credentials.model_key, pictures, stop),
+            model=self._model(options, credentials.model_key, http, pictures, stop),
             sandbox=sandbox,
-            recorder=self._recorder(job, options, vocabulary, lease, stop, watch),
+            recorder=await self._recorder(job, options, vocabulary, lease, stop, watch),
             parse=parse,
             stop=stop,
             bounds=self._bounds(options),
@@ -193,12 +197,12 @@ class Runner:
         )
         try:
             with watch:
-                outcome = loop.run()
+                outcome = await loop.run()
             if isinstance(outcome, NeedsHuman):  # nobody extends it while the job waits
-                sandbox.extend_life()
+                await sandbox.extend_life()
             return outcome
         finally:
-            pictures.close()
+            await pictures.close()
 
     def _bounds(self, options: JobOptions) -> Bounds:
         agent = self._settings.agent
@@ -210,17 +214,17 @@ class Runner:
             loop_limit=agent.loop_limit,
         )
 
-    def _model(self, options: JobOptions, key: SecretStr, pictures: Pictures, stop: Stop) -> Model:
+    def _model(
+        self, options: JobOptions, key: SecretStr, http: httpx.AsyncClient, pictures: Pictures, stop: Stop
+    ) -> Model:
         """The job's model; where there is a fallback, that is asked when it does not answer."""
         settings, model = self._settings.model, None
         for endpoint in reversed(endpoints(options, key, settings)):
-            model = OpenAIModel(
-                endpoint, settings, portal=self._portal, stop=stop, pictures=pictures, fallback=model
-            )
+            model = OpenAIModel(endpoint, settings, http=http, stop=stop, pictures=pictures, fallback=model)
         assert model is not None  # noqa: S101 - there is one at least
         return model
 
-    def _provide(
+    async def _provide(
         self,
         job: Job,
         options: JobOptions,
@@ -234,28 +238,24 @@ class Runner:
             return SandboxInfo.model_validate(job.sandbox)
         settings = self._settings.lybic
         if job.sandbox_id is not None:
-            info = stop.wait_for(self._portal.start(find, service, job.sandbox_id))
+            info = await stop.wait_for(find(service, job.sandbox_id))
         else:
             if not options.keep_sandbox:  # remembered before it is there: it is deleted, whatever happens
                 sealed, linger = self._vault.seal(lybic), settings.linger_seconds
-                persist(
-                    self._db,
-                    stop,
-                    lambda session: _announce(session, lease, sealed, linger_seconds=linger),
-                )
-            making = partial(make, perhaps_made=job.run > 1)
-            info = stop.wait_for(self._portal.start(making, service, job.id, settings, stop))
-        persist(
-            self._db, stop, lambda session: _record(session, lease, info, sandbox_key(lybic, info.sandbox_id))
-        )
+                announce = partial(_announce, lease=lease, sealed=sealed, linger_seconds=linger)
+                await persist(partial(self._storage.transaction, announce), stop)
+            making = make(service, job.id, settings, stop, perhaps_made=job.run > 1)
+            info = await stop.wait_for(making)
+        record = partial(_record, lease=lease, info=info, key=sandbox_key(lybic, info.sandbox_id))
+        await persist(partial(self._storage.transaction, record), stop)
         return info
 
-    def _given_up(self, job: Job) -> Outcome:
-        with self._db.transaction() as session:
-            history = jobs.runs(session, job.id)[:-1]  # the last one is this
+    async def _given_up(self, job: Job) -> Outcome:
+        runs = await self._storage.transaction(lambda session: jobs.runs(session, job.id))
+        history = runs[:-1]  # the last one is this
         return Failed("internal", f"the worker died in {job.crashes} runs: {'; '.join(history)}")
 
-    def _recorder(
+    async def _recorder(
         self,
         job: Job,
         options: JobOptions,
@@ -265,15 +265,13 @@ class Runner:
         watch: StepWatch,
     ) -> JobRecorder:
         if options.use_memory and job.notes is None:
-            persist(self._db, stop, lambda session: self._recall(session, job, lease))
-        with self._db.transaction() as session:
-            *history, current = [
-                Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)
-            ]
+            recall = partial(self._recall, job=job, lease=lease)
+            await persist(partial(self._storage.transaction, recall), stop)
+        *history, current = await self._storage.transaction(lambda session: _turns(session, job))
         language = resolve_language(options.language, job.instruction)
         return JobRecorder(
-            self._db,
-            self._waker,
+            self._storage,
+            self._wakes,
             lease,
             stop,
             events=job.event_count,
@@ -302,12 +300,13 @@ class Runner:
         )
         jobs.write(session, lease, notes=job.notes)
 
-    def _end(self, lease: Lease, stop: Stop, outcome: Outcome | Reason) -> None:
+    async def _end(self, lease: Lease, stop: Stop, outcome: Outcome | Reason) -> None:
         """Writes the end of the run: status and last event in one transaction."""
         if outcome is Reason.LEASE_LOST:
             raise LeaseLost("the lease was lost")
-        persist(self._db, stop, lambda session: _write_end(session, lease, outcome))
-        self._waker.wake(lease.job_id)
+        end_run = partial(_write_end, lease=lease, outcome=outcome)
+        await persist(partial(self._storage.transaction, end_run), stop)
+        self._wakes.wake(lease.job_id)
         count_end(outcome)
         end = outcome.name if isinstance(outcome, Reason) else type(outcome).__name__
         annotate({"guiagent.end": end})
@@ -328,6 +327,11 @@ def _write_end(session: Session, lease: Lease, outcome: Outcome | Reason) -> Non
             jobs.fail(session, lease, "timeout", "the task's time is over")
         case _:  # the worker is going down
             jobs.give_back(session, lease)
+
+
+def _turns(session: Session, job: Job) -> list[Turn]:
+    """The jobs that this one continues, and itself, with their steps."""
+    return [Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)]
 
 
 def _named(job: Job) -> Attributes:

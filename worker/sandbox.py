@@ -11,7 +11,7 @@ from lybic.dto import SandboxActionResponseDto
 from pydantic import SecretStr
 
 from shared.errors import CredentialsRejected, SandboxError, SandboxLost, SandboxUnavailable
-from shared.portal import Portal, checked_before_sending
+from shared.portal import checked_before_sending
 from shared.sandboxes import SandboxService, name_for
 from shared.schemas import SandboxInfo
 from shared.secrets import redact
@@ -104,7 +104,6 @@ class LybicSandbox:
         info: SandboxInfo,
         settings: LybicSettings,
         *,
-        portal: Portal,
         stop: Stop,
         pictures: Pictures,
         secret: SecretStr,
@@ -112,40 +111,39 @@ class LybicSandbox:
         self._service = service
         self._id = info.sandbox_id
         self._life = Life(info, settings.life_seconds)
-        self._portal = portal
         self._stop = stop
         self._pictures = pictures
         self._secret = secret
 
-    def observe(self) -> Observation:
+    async def observe(self) -> Observation:
         """The screen as it is."""
         if self._life.is_short:
-            self.extend_life()
-        return self._stop.wait_for(self._portal.start(retrying, self._observe))
+            await self.extend_life()
+        return await self._stop.wait_for(retrying(self._observe))
 
-    def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
+    async def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
         """Carries out the actions in order."""
         if self._life.is_short:
-            self.extend_life()
+            await self.extend_life()
         seen = None
         for number, action in enumerate(actions, 1):
             self._stop.check()
             last_look = look and number == len(actions)
-            seen = self._stop.wait_for(self._portal.start(self._act, action, last_look), effect=True)
+            seen = await self._stop.wait_for(self._act(action, look=last_look), effect=True)
         return seen
 
-    def fingerprint(self, observation: Observation) -> str | None:
+    async def fingerprint(self, observation: Observation) -> str | None:
         """What the picture looks like."""
-        return self._stop.wait_for(self._portal.start(self._pictures.fingerprint, observation.screenshot))
+        return await self._stop.wait_for(self._pictures.fingerprint(observation.screenshot))
 
     def keep(self, observation: Observation) -> Observation:
         """Puts the picture into the store, if there is one, without waiting for it."""
         return replace(observation, picture=self._pictures.keep(observation.screenshot))
 
-    def extend_life(self) -> None:
+    async def extend_life(self) -> None:
         """Gives the sandbox its whole span again; failing to is logged. Raises `SandboxLost`."""
         try:
-            self._stop.wait_for(self._portal.start(self._service.extend_life, self._id, self._life.seconds))
+            await self._stop.wait_for(self._service.extend_life(self._id, self._life.seconds))
             self._life.extended()
         except SandboxLost:
             raise
@@ -159,7 +157,7 @@ class LybicSandbox:
             raise SandboxUnavailable("Lybic sent no screenshot")
         return seen
 
-    async def _act(self, action: Action, look: bool) -> Observation | None:  # noqa: FBT001 - called by position
+    async def _act(self, action: Action, *, look: bool) -> Observation | None:
         response = await retrying(lambda: self._execute(action, look=look))
         try:
             return self._observation(response) if look else None

@@ -1,10 +1,15 @@
 """How a run is told to stop, at its next boundary or in the midst of a call."""
 
+import asyncio
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import IntEnum
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from anyio import CancelScope
 
 T = TypeVar("T")
 
@@ -32,7 +37,7 @@ class Stopped(Exception):
 
 
 class Stop:
-    """One run's signal to stop, set from other threads, and the time until which it may act at all.
+    """One run's signal to stop, set from any thread, and the time until which it may act at all.
 
     `expires` is when the lease ends by this process's monotonic clock, `progressed` when the run last came by
     a boundary. A process that was frozen for longer than its lease finds it over at its next boundary, before
@@ -43,8 +48,7 @@ class Stop:
         self.expires = expires
         self.progressed = time.monotonic()
         self._reason: Reason | None = None
-        self._told: Future[None] = Future()
-        self._abandon: Future[None] = Future()
+        self._call: _Call | None = None
         self._lock = Lock()
 
     @property
@@ -60,10 +64,10 @@ class Stop:
             if self._reason is not None and reason <= self._reason:
                 return
             self._reason = reason
-            if not self._told.done():
-                self._told.set_result(None)
-            if reason >= Reason.ABANDONED and not self._abandon.done():
-                self._abandon.set_result(None)
+            call = self._call
+        if call is not None:
+            with suppress(RuntimeError):  # the loop is closed: the call is over as well
+                call.loop.call_soon_threadsafe(self._abandon, call)
 
     def check(self) -> None:
         """Raises `Stopped` if the run was told to stop: called at every boundary."""
@@ -72,20 +76,37 @@ class Stop:
             raise Stopped(reason)
         self.progressed = time.monotonic()
 
-    def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Pauses the run; raises `Stopped` as soon as it is told to stop."""
-        wait((self._told,), seconds)
+        await self.wait_for(asyncio.sleep(seconds))
         self.check()
 
-    def wait_for(self, call: Future[T], *, effect: bool = False) -> T:
+    async def wait_for(self, awaited: Awaitable[T], *, effect: bool = False) -> T:
         """The result of a call; raises `Stopped` and abandons the call when told to.
 
         `effect`: the call changes something outside, so it is waited for unless that can't be any longer.
         """
-        both: tuple[Future[Any], ...] = (call, self._abandon if effect else self._told)
-        wait(both, return_when=FIRST_COMPLETED)
-        if call.done() and not call.cancelled():
-            return call.result()
-        call.cancel()
+        with CancelScope() as scope:
+            call = _Call(asyncio.get_running_loop(), scope, Reason.ABANDONED if effect else Reason.DRAINING)
+            with self._lock:
+                self._call = call
+            self._abandon(call)  # it may have been told before
+            try:
+                return await awaited
+            finally:
+                self._call = None
         self.check()
-        raise Stopped(Reason.ABANDONED)  # the call was cancelled by the end of the process
+        raise AssertionError("a call was abandoned for no reason")
+
+    def _abandon(self, call: "_Call") -> None:
+        if self._reason is not None and self._reason >= call.least:
+            call.scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The call under way. `least`: it is abandoned for this reason or any greater one."""
+
+    loop: asyncio.AbstractEventLoop
+    scope: CancelScope
+    least: Reason

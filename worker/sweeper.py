@@ -14,6 +14,8 @@ from shared.errors import StorageUnavailable
 log = logging.getLogger(__name__)
 
 JITTER = 0.3
+SHORTEST_SECONDS = 0.05
+"""From one sweep to the next, though many jobs end at a time."""
 
 
 class Sweeper:
@@ -41,6 +43,7 @@ class Sweeper:
         while not self._closed.is_set():
             # Not all at once, though a deployment starts all workers at once.
             self._poked.wait(self._seconds * random.uniform(1 - JITTER, 1))  # noqa: S311
+            self._closed.wait(SHORTEST_SECONDS)
             self._poked.clear()
             try:
                 if not self._closed.is_set():

@@ -145,9 +145,7 @@ def take_steps(db: Database, lease: Lease, count: int) -> None:
             before = Progress(job.event_count, job.step_count)
             jobs.add_step(session, lease, step, Usage(model_calls=1), [], before)
         with db.transaction() as session:
-            jobs.close_step(
-                session, lease, number, StepStatus.DONE, [], Progress(before.events, number), action_ms=7
-            )
+            jobs.close_step(session, lease, StepStatus.DONE, [], Progress(before.events, number), action_ms=7)
 
 
 def finish(db: Database, task_id: str, output: str = "done") -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -75,7 +76,7 @@ class Yard:
     def __post_init__(self) -> None:
         access = self.new_job.credentials.lybic
         self.credentials = LybicCredentials(api_key=access.api_key, org_id=access.org_id, endpoint=self.url)
-        self.service = SandboxService(self.portal.http, self.credentials, 5)
+        self.service = SandboxService(self.portal.client(), self.credentials, 5)
         self.janitor = Janitor(self.settings, db=self.db, vault=self.vault, portal=self.portal, store=None)
 
     # --- jobs
@@ -469,10 +470,11 @@ class Living:
     def click(self) -> None:
         action = {"type": "mouse:click", "button": 1}
         place = {"type": "/", "numerator": 5, "denominator": 1000}
-        assert self.sandbox.act([{**action, "x": place, "y": place}], look=True) is not None
+        act = partial(self.sandbox.act, [{**action, "x": place, "y": place}], look=True)
+        assert self.yard.portal.call(act) is not None
 
     def look(self) -> None:
-        self.sandbox.observe()
+        self.yard.portal.call(self.sandbox.observe)
 
 
 @pytest.fixture
@@ -480,15 +482,14 @@ def living(yard: Yard) -> Callable[..., Living]:
     def made(seconds: int, *, created_by_task: bool) -> Living:
         settings = LybicSettings(endpoint=yard.url, life_seconds=HOUR)
         new = yard.portal.call(_create, yard.service, seconds)
-        fetcher = ScreenshotFetcher(yard.portal.http, AllowedHosts([yard.url], []))
+        fetcher = ScreenshotFetcher(yard.portal.client(), AllowedHosts([yard.url], []))
         store: PictureStore | None = None
         sandbox = LybicSandbox(
             yard.service,
             new.model_copy(update={"created_by_task": created_by_task}),
             settings,
-            portal=yard.portal,
             stop=Stop(math.inf),
-            pictures=Pictures(fetcher, yard.portal, UUID(int=1), store),
+            pictures=Pictures(fetcher, UUID(int=1), store),
             secret=SecretStr(KEY),
         )
         return Living(yard, sandbox, new.sandbox_id)

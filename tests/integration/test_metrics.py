@@ -1,5 +1,6 @@
 """What Prometheus is told: it is true, it costs little, and nobody else reads it."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -34,6 +35,8 @@ from tests.integration.conftest import SUBMIT, UNKNOWN, Serve, call_human, claim
 from worker.lease import LeaseKeeper
 from worker.metrics import serve as serve_worker
 from worker.runner import Runner
+from worker.storage import Storage
+from worker.wakes import WakeBatch
 
 
 @pytest.fixture
@@ -148,9 +151,11 @@ def test_jobs_are_counted_when_they_are_made_durable_and_when_they_end(
 def runner(settings: Settings, db: Database, vault: Vault) -> Iterator[Runner]:
     """A worker's, without the rest of it."""
     keeper, portal = LeaseKeeper(db, settings.worker), Portal()
-    waker = Waker(connect(settings.redis))
-    more = {"waker": waker, "portal": portal, "store": None, "keeper": keeper, "name": "test"}
-    yield Runner(settings, db=db, vault=vault, **more)
+    storage, wakes = Storage(db, 1), WakeBatch(Waker(connect(settings.redis)))
+    more = {"wakes": wakes, "portal": portal, "storage": storage, "store": None, "keeper": keeper}
+    yield Runner(settings, db=db, vault=vault, name="test", **more)
+    storage.close()
+    wakes.close()
     keeper.close()
     portal.close()
 
@@ -162,7 +167,7 @@ def test_a_run_is_counted_by_how_it_ended(client: FlaskClient, db: Database, run
         claimed.job.crashes = 99  # it is given up before it asks anybody
         with db.transaction() as session:
             session.execute(text(f"UPDATE jobs SET run = run + {int(lost)}"))
-        runner.run(claimed)
+        asyncio.run(runner.run(claimed))
 
     lost, ended = "guiagent_leases_lost_total", "guiagent_jobs_ended_total"
     before = scrape(client)

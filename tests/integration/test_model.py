@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from tests.integration.test_screenshots import Handler, Site, site_of
 from worker import retries
 from worker.model import OpenAIModel, endpoints
 from worker.pictures import Pictures
+from worker.protocols import Answer
 from worker.screenshots import AllowedHosts, ScreenshotFetcher
 from worker.stop import Stop
 
@@ -113,14 +115,25 @@ def second(site_of: Callable[[], Site]) -> Site:
     return site_of()
 
 
-Ask = Callable[..., OpenAIModel]
+@dataclass
+class Asked:
+    """A job's model, for callers that wait for it."""
+
+    model: OpenAIModel
+    portal: Portal
+
+    def answer(self, messages: Sequence[Message]) -> Answer:
+        return self.portal.call(self.model.answer, messages)
+
+
+Ask = Callable[..., Asked]
 
 
 @pytest.fixture
 def model_of(portal: Portal, first: Site, second: Site) -> Ask:
     """The model of a job, as the runner puts it together."""
 
-    def made(name: str = DOUBAO, key: str = CALLERS, *, fallback: bool = True, **more: Any) -> OpenAIModel:
+    def made(name: str = DOUBAO, key: str = CALLERS, *, fallback: bool = True, **more: Any) -> Asked:
         spare = {
             "fallback_name": "general-vl",
             "fallback_endpoint": f"{second.url}/v1",
@@ -135,15 +148,15 @@ def model_of(portal: Portal, first: Site, second: Site) -> Ask:
             model = OpenAIModel(
                 endpoint,
                 settings,
-                portal=portal,
+                http=portal.client(),
                 stop=Stop(math.inf),
                 pictures=Pictures(
-                    ScreenshotFetcher(portal.http, AllowedHosts([], [])), portal, UUID(int=1), None
+                    ScreenshotFetcher(portal.client(), AllowedHosts([], [])), UUID(int=1), None
                 ),
                 fallback=model,
             )
         assert model is not None
-        return model
+        return Asked(model, portal)
 
     return made
 

@@ -1,5 +1,6 @@
 """Notes for later jobs, on a real PostgreSQL: what is found, whose it is, and that no text does harm."""
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
@@ -11,7 +12,7 @@ from shared.db import Database
 from shared.jobs import Lease
 from shared.models import ApiKey, Job, Note, Step
 from shared.schemas import NewJob, Usage
-from shared.settings import AgentSettings
+from shared.settings import AgentSettings, Settings
 from shared.states import StepStatus
 from shared.wakes import Waker, connect
 from worker import uitars
@@ -19,6 +20,8 @@ from worker.metrics import StepWatch
 from worker.protocols import Answer, Observation
 from worker.recorder import JobRecorder
 from worker.stop import Stop
+from worker.storage import Storage
+from worker.wakes import WakeBatch
 
 SEEN = Observation("https://example.com/1.webp", (1280, 720))
 TOOLS = (
@@ -127,10 +130,10 @@ def test_no_text_does_harm(db: Database, job_id: UUID) -> None:
 # --- as a run does it -----------------------------------------------------------------------------------
 
 
-def recorder_of(db: Database, job: Job, waker: Waker) -> JobRecorder:
+def recorder_of(storage: Storage, job: Job, wakes: WakeBatch) -> JobRecorder:
     return JobRecorder(
-        db,
-        waker,
+        storage,
+        wakes,
         Lease(job.id, job.run, "test"),
         Stop(float("inf")),
         events=job.event_count,
@@ -146,20 +149,23 @@ def recorder_of(db: Database, job: Job, waker: Waker) -> JobRecorder:
 
 
 def test_an_answer_stores_its_notes_with_the_step_once(
-    db: Database, new_job: NewJob, settings: object
+    db: Database, new_job: NewJob, settings: Settings
 ) -> None:
     owner = owner_named(db, "one")
     job_id = job_of(db, new_job, owner)
     with db.transaction() as session:
         job = jobs.claim(session, job_id, owner="test", lease_seconds=60)
     assert job is not None
-    recorder = recorder_of(db, job, Waker(connect(settings.redis)))  # type: ignore[attr-defined]
+    storage, wakes = Storage(db, 1), WakeBatch(Waker(connect(settings.redis)))
+    recorder = recorder_of(storage, job, wakes)
     text = (
         "Thought: worth it.\nAction: save_memory(content='the price is\\u0000 7')\n\n"
         "save_memory(content='  ')\n\nclick(point='<point>5 5</point>')"
     )
     decision = uitars.parse(text, screen=SEEN.screen)
-    recorder.intend(SEEN, Answer(text, Usage(model_calls=1), 1), decision)
+    asyncio.run(recorder.intend(SEEN, Answer(text, Usage(model_calls=1), 1), decision))
+    storage.close()
+    wakes.close()
     with db.transaction() as session:
         (note,) = session.scalars(select(Note)).all()
         (step,) = session.scalars(select(Step)).all()

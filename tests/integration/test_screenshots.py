@@ -4,8 +4,9 @@ import gzip
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from uuid import uuid4
@@ -22,6 +23,7 @@ from shared.settings import LybicSettings, ModelSettings
 from worker import retries, screenshots
 from worker.model import SCREENSHOT_GONE, Endpoint, OpenAIModel
 from worker.pictures import Pictures
+from worker.protocols import Answer
 from worker.sandbox import LybicSandbox
 from worker.screenshots import LARGEST_BYTES, LONGEST_URL, AllowedHosts, ScreenshotFetcher, checked
 from worker.stop import Stop
@@ -130,14 +132,14 @@ def portal() -> Iterator[Portal]:
 
 @pytest.fixture
 def fetch(lybic: Site, portal: Portal) -> Callable[[str], str]:
-    fetcher = ScreenshotFetcher(portal.http, AllowedHosts([lybic.url], []))
+    fetcher = ScreenshotFetcher(portal.client(), AllowedHosts([lybic.url], []))
     return lambda url: portal.call(fetcher.fetch, checked(url)).data_url
 
 
 @pytest.fixture
 def pictures(lybic: Site, portal: Portal) -> Pictures:
-    fetcher = ScreenshotFetcher(portal.http, AllowedHosts([lybic.url], []))
-    return Pictures(fetcher, portal, uuid4(), None)
+    fetcher = ScreenshotFetcher(portal.client(), AllowedHosts([lybic.url], []))
+    return Pictures(fetcher, uuid4(), None)
 
 
 def refused(fetch: Callable[[str], str], url: str) -> str:
@@ -295,12 +297,11 @@ def test_a_picture_that_drips_is_given_up(
 def sandbox(lybic: Site, portal: Portal, pictures: Pictures) -> LybicSandbox:
     key = SecretStr(KEY)
     credentials = LybicCredentials(api_key=key, org_id="org", endpoint=lybic.url)
-    service = SandboxService(portal.http, credentials, 5)
+    service = SandboxService(portal.client(), credentials, 5)
     return LybicSandbox(
         service,
         SandboxInfo(sandbox_id="box"),
         LybicSettings(),
-        portal=portal,
         stop=Stop(math.inf),
         pictures=pictures,
         secret=key,
@@ -324,26 +325,31 @@ def preview(lybic: Site, screenshot: str) -> None:
 
 
 @pytest.mark.parametrize("screenshot", HOSTILE.values(), ids=HOSTILE)
-def test_no_such_address_is_ever_kept(lybic: Site, sandbox: LybicSandbox, screenshot: str) -> None:
+def test_no_such_address_is_ever_kept(
+    lybic: Site, portal: Portal, sandbox: LybicSandbox, screenshot: str
+) -> None:
     preview(lybic, screenshot)
     with pytest.raises(SandboxError) as error:
-        sandbox.observe()
+        portal.call(sandbox.observe)
     assert len(error.value.message) < 200
     assert KEY not in error.value.message
 
 
 @pytest.mark.parametrize("screenshot", HOSTILE.values(), ids=HOSTILE)
 def test_it_does_not_undo_the_action_that_it_came_with(
-    lybic: Site, sandbox: LybicSandbox, screenshot: str
+    lybic: Site, portal: Portal, sandbox: LybicSandbox, screenshot: str
 ) -> None:
     lybic.says("/api/orgs/org/sandboxes/box/actions/execute", {"screenShot": screenshot, "actionResult": {}})
-    assert sandbox.act([{"type": "keyboard:hotkey", "keys": "a"}], look=True) is None
+    act = partial(sandbox.act, [{"type": "keyboard:hotkey", "keys": "a"}], look=True)
+    assert portal.call(act) is None
     assert len(lybic.asked) == 1
 
 
-def test_an_ordinary_address_is_kept_as_it_is(lybic: Site, sandbox: LybicSandbox) -> None:
+def test_an_ordinary_address_is_kept_as_it_is(lybic: Site, portal: Portal, sandbox: LybicSandbox) -> None:
     preview(lybic, "https://pictures.example.com/1.webp?X-Amz-Signature=0f%2F")
-    assert sandbox.observe().screenshot == "https://pictures.example.com/1.webp?X-Amz-Signature=0f%2F"
+    assert (
+        portal.call(sandbox.observe).screenshot == "https://pictures.example.com/1.webp?X-Amz-Signature=0f%2F"
+    )
 
 
 # --- showing a model --------------------------------------------------------------------------------------
@@ -355,6 +361,10 @@ class Scene:
 
     model: OpenAIModel
     endpoint: Site
+    portal: Portal
+
+    def answer(self, messages: Sequence[Message]) -> Answer:
+        return self.portal.call(self.model.answer, messages)
 
     def shown(self) -> list[Any]:
         """What the last request showed the model, in order."""
@@ -375,11 +385,11 @@ def scene_of(site_of: Callable[[], Site], portal: Portal, pictures: Pictures) ->
         model = OpenAIModel(
             Endpoint("m", endpoint.url, SecretStr(KEY)),
             ModelSettings(image=image),
-            portal=portal,
+            http=portal.client(),
             stop=Stop(math.inf),
             pictures=pictures,
         )
-        return Scene(model, endpoint)
+        return Scene(model, endpoint, portal)
 
     return make
 
@@ -393,7 +403,7 @@ def test_an_older_picture_that_may_not_be_fetched_is_gone(
 ) -> None:
     scene = scene_of()
     older = [picture(f"{elsewhere.url}/page-0"), picture("javascript:alert(1)")]
-    scene.model.answer([*older, picture(lybic.shows(WEBP, "image/webp"))])
+    scene.answer([*older, picture(lybic.shows(WEBP, "image/webp"))])
     *gone, newest = scene.shown()
     assert gone == [SCREENSHOT_GONE] * 2
     assert newest[0]["image_url"]["url"].startswith("data:image/webp;base64,")
@@ -406,7 +416,7 @@ def test_the_newest_picture_may_not_be_missing(
 ) -> None:
     scene = scene_of(image)
     with pytest.raises(SandboxError, match="SCREENSHOT_ALLOWED_HOSTS"):
-        scene.model.answer([picture(f"{elsewhere.url}/page-0")])
+        scene.answer([picture(f"{elsewhere.url}/page-0")])
     assert elsewhere.asked == scene.endpoint.asked == []
 
 
@@ -415,7 +425,7 @@ def test_a_url_that_the_provider_fetches_is_not_asked_by_us(
 ) -> None:
     scene = scene_of("url")
     url = f"{elsewhere.url}/page-0?a=%2F#b"
-    scene.model.answer([picture(url)])
+    scene.answer([picture(url)])
     assert scene.shown() == [[{"type": "image_url", "image_url": {"url": url}}]]
     assert elsewhere.asked == []
 
@@ -424,7 +434,7 @@ def test_a_url_that_the_provider_fetches_is_not_asked_by_us(
 def test_but_it_is_a_url_of_the_web(scene_of: Callable[..., Scene], screenshot: str) -> None:
     scene = scene_of("url")
     with pytest.raises(SandboxError, match="no plain http or https URL"):
-        scene.model.answer([picture(screenshot)])
+        scene.answer([picture(screenshot)])
     assert scene.endpoint.asked == []
 
 
@@ -432,7 +442,7 @@ def test_an_endpoint_that_repeats_the_key_in_its_answer(scene_of: Callable[..., 
     scene = scene_of()
     said = completion(f"Thought: {KEY}\nAction: wait()", reasoning_content=f"so {KEY} it is")
     scene.endpoint.says("/chat/completions", said)
-    answer = scene.model.answer([Message("user", "hello")])
+    answer = scene.answer([Message("user", "hello")])
     assert scene.endpoint.asked[-1][1]["authorization"] == f"Bearer {KEY}"
     assert (answer.text, answer.reasoning) == ("Thought: [redacted]\nAction: wait()", "so [redacted] it is")
 
@@ -446,6 +456,6 @@ def test_an_endpoint_that_repeats_the_key_in_its_error(
     error = {"message": f"the key {KEY} is too long", "code": KEY, "type": KEY, "param": KEY}
     scene.endpoint.says("/chat/completions", {"error": error}, status=status)
     with pytest.raises(ModelError) as refusal:
-        scene.model.answer([Message("user", "hello")])
+        scene.answer([Message("user", "hello")])
     assert "[redacted] is too long" in refusal.value.message
     assert KEY not in f"{refusal.value.message} {refusal.value.details}"

@@ -1,5 +1,6 @@
 """The step loop with a model that reads from a list and a sandbox that remembers."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class ListModel:
     answers: list[str]
     asked: int = 0
 
-    def answer(self, messages: Sequence[Message]) -> Answer:
+    async def answer(self, messages: Sequence[Message]) -> Answer:
         self.asked += 1
         text = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return Answer(text, Usage(model_calls=1), 1)
@@ -52,18 +53,18 @@ class MemorySandbox:
             self.looked[name] = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         return Observation(name, (1280, 720))
 
-    def fingerprint(self, observation: Observation) -> str | None:
+    async def fingerprint(self, observation: Observation) -> str | None:
         return self.looked.get(observation.screenshot, observation.screenshot)
 
     def keep(self, observation: Observation) -> Observation:
         self.kept.append(observation.screenshot)
         return observation
 
-    def observe(self) -> Observation:
+    async def observe(self) -> Observation:
         self.previews += 1
         return self.look(f"preview {self.previews}")
 
-    def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
+    async def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
         if self.errors:
             raise self.errors.pop(0)
         self.done += actions
@@ -96,22 +97,22 @@ class MemoryRecorder:
     def conversation(self, observation: Observation) -> Sequence[Message]:
         return [Message("user", screenshot=observation.screenshot)]
 
-    def observed(self, observation: Observation) -> None:
+    async def observed(self, observation: Observation) -> None:
         self.seen.append(observation.screenshot)
 
-    def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
+    async def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
         self.deeds_at_intent.append(len(self.sandbox.done))
         self.steps.append(Step(status=StepStatus.INTENDED if decision.actions else StepStatus.DONE))
 
-    def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
+    async def misread(self, observation: Observation, answer: Answer, problem: str) -> None:
         self.steps.append(Step(status=StepStatus.UNUSABLE, feedback=problem))
 
-    def acted(
+    async def acted(
         self, status: StepStatus, *, feedback: str | None, milliseconds: int, seen: Observation | None
     ) -> None:
         self.steps[-1].status, self.steps[-1].feedback = status, feedback
         if seen:
-            self.observed(seen)
+            await self.observed(seen)
 
 
 @dataclass
@@ -132,15 +133,19 @@ class Scene:
         self.recorder = MemoryRecorder(self.sandbox)
 
     def run(self) -> Outcome:
-        return StepLoop(
+        async def parse(text: str, seen: Observation) -> Decision:
+            return uitars.parse(text, screen=seen.screen)
+
+        loop = StepLoop(
             model=self.model,
             sandbox=self.sandbox,
             recorder=self.recorder,
-            parse=lambda text, seen: uitars.parse(text, screen=seen.screen),
+            parse=parse,
             stop=self.stop,
             bounds=Bounds(self.max_steps, **self.bounds),
             settle_seconds=self.settle_seconds,
-        ).run()
+        )
+        return asyncio.run(loop.run())
 
     @property
     def statuses(self) -> list[str]:
@@ -178,7 +183,7 @@ def test_one_call_per_step_where_the_screen_need_not_settle() -> None:
 )
 def test_the_screen_is_looked_at_until_it_has_settled(looks: list[str | None], seen: str) -> None:
     scene = Scene([CLICK, DONE], settle_seconds=1, looks=looks)
-    scene.stop.sleep = lambda _: None  # type: ignore[method-assign]
+    scene.stop.sleep = lambda _: asyncio.sleep(0)  # type: ignore[method-assign]
     assert scene.run() == Finished("42")
     assert scene.recorder.seen == ["preview 1", seen]
     assert scene.sandbox.kept == scene.recorder.seen
@@ -281,7 +286,11 @@ def test_some_errors_end_the_job_at_once_with_the_step_closed(error: Exception) 
 
 def test_a_stop_is_obeyed_before_the_next_action() -> None:
     scene = Scene([CLICK])
-    scene.recorder.intend = lambda *_: scene.stop.set(Reason.CANCELLED)  # type: ignore[method-assign]
+
+    async def intend(*_: object) -> None:
+        scene.stop.set(Reason.CANCELLED)
+
+    scene.recorder.intend = intend  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         scene.run()
     assert scene.sandbox.done == []

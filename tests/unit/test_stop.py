@@ -1,8 +1,8 @@
 """A run is told to stop: which reason holds, and what becomes of the call under way."""
 
+import asyncio
 import math
 import time
-from concurrent.futures import Future
 from threading import Timer
 
 import pytest
@@ -15,46 +15,87 @@ def stop() -> Stop:
     return Stop(math.inf)
 
 
+def tell(stop: Stop, reason: Reason) -> None:
+    """From another thread, as the lease keeper does."""
+    Timer(0.01, stop.set, [reason]).start()
+
+
+async def late_answer() -> str:
+    await asyncio.sleep(0.05)
+    return "done"
+
+
 @pytest.mark.parametrize("reason", list(Reason))
 def test_a_read_is_abandoned_for_any_reason(stop: Stop, reason: Reason) -> None:
-    call = Future[str]()
-    Timer(0.01, stop.set, [reason]).start()
+    abandoned: list[bool] = []
+
+    async def read() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            abandoned.append(True)
+            raise
+
+    tell(stop, reason)
     with pytest.raises(Stopped) as stopped:
-        stop.wait_for(call)
+        asyncio.run(stop.wait_for(read()))
     assert stopped.value.reason is reason
-    assert call.cancelled()
+    assert abandoned == [True]
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_no_read_begins_once_it_was_told(stop: Stop, reason: Reason) -> None:
+    stop.set(reason)
+    with pytest.raises(Stopped):
+        asyncio.run(stop.wait_for(asyncio.sleep(3600)))
 
 
 @pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.TIMEOUT, Reason.CANCELLED])
 def test_an_action_under_way_is_waited_for(stop: Stop, reason: Reason) -> None:
-    call = Future[str]()
-    stop.set(reason)
-    Timer(0.01, call.set_result, ["done"]).start()
-    assert stop.wait_for(call, effect=True) == "done"
+    tell(stop, reason)
+    assert asyncio.run(stop.wait_for(late_answer(), effect=True)) == "done"
     with pytest.raises(Stopped):
         stop.check()
 
 
 @pytest.mark.parametrize("reason", [Reason.ABANDONED, Reason.LEASE_LOST])
 def test_unless_it_can_t_be_any_longer(stop: Stop, reason: Reason) -> None:
-    call = Future[str]()
     stop.set(Reason.DRAINING)
-    Timer(0.01, stop.set, [reason]).start()
+    tell(stop, reason)
     with pytest.raises(Stopped):
-        stop.wait_for(call, effect=True)
+        asyncio.run(stop.wait_for(asyncio.sleep(3600), effect=True))
 
 
 def test_the_error_of_a_call_is_raised(stop: Stop) -> None:
-    call = Future[str]()
-    call.set_exception(ValueError("no"))
+    async def fail() -> None:
+        raise ValueError("no")
+
     with pytest.raises(ValueError, match="no"):
-        stop.wait_for(call)
+        asyncio.run(stop.wait_for(fail()))
+
+
+def test_the_run_goes_on_after_a_call_was_abandoned(stop: Stop) -> None:
+    """What ends a run is written after the call was abandoned: that must not be abandoned as well."""
+
+    async def run() -> str:
+        with pytest.raises(Stopped):
+            await stop.wait_for(asyncio.sleep(3600))
+        return await late_answer()
+
+    tell(stop, Reason.CANCELLED)
+    assert asyncio.run(run()) == "done"
+
+
+def test_a_run_that_is_over_can_be_told(stop: Stop) -> None:
+    asyncio.run(stop.wait_for(late_answer()))
+    stop.set(Reason.DRAINING)
+    assert stop.reason is Reason.DRAINING
 
 
 def test_a_pause_ends_when_told(stop: Stop) -> None:
-    Timer(0.01, stop.set, [Reason.DRAINING]).start()
+    tell(stop, Reason.DRAINING)
     with pytest.raises(Stopped):
-        stop.sleep(60)
+        asyncio.run(stop.sleep(60))
 
 
 def test_a_lease_ends_by_time_alone() -> None:

@@ -1,0 +1,118 @@
+"""What a run writes, as one statement: its job's row, and with it events and steps.
+
+Events and steps are made from the row that the statement changes: where the lease does not hold, it changes
+none, and nothing is written. As a transaction of several statements the same took three round trips more, and
+four times the CPU (docs/performance.md).
+"""
+
+from functools import cache
+from typing import Any, cast
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Function,
+    Integer,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from shared.models import Event, Job, Step
+from shared.states import JobStatus
+
+JOBS, STEPS, EVENTS = (cast(Table, model.__table__) for model in (Job, Step, Event))
+COUNTERS = ("model_calls", "input_tokens", "output_tokens")
+"""Columns of the job to which what a step used is added."""
+
+
+def now() -> Function[Any]:
+    """The clock. Not now(): that is when the transaction began, and a lease must not age while it waits."""
+    return func.clock_timestamp()
+
+
+@cache
+def write(
+    values: tuple[str, ...], opens: tuple[str, ...], closes: tuple[str, ...], *, tells: bool, counted: bool
+) -> Select[Any]:
+    """The statement. It gives `cancel_requested_at`, in one row, or none where the lease does not hold.
+
+    `values` are the job's columns that are set, `opens` those of a step that is added, `closes` those of the
+    last step that are set. `tells`: events are added. `counted`: only while the job has as many events and
+    steps as the caller knows. Parameters are `lease_job_id` and `lease_run` (SQLAlchemy would set columns of
+    the names of bare ones); `job_NAME`, `open_NAME` and `close_NAME`; `told`, how many events, with arrays
+    `types` and `payloads` of texts; `events` and `steps`, the known counts; and for a step that is added
+    `used_NAME` for each of `COUNTERS`.
+    """
+    job = _job(values, counted=counted, opens=bool(opens))
+    parts = [_told(job)] if tells else []
+    parts += [_opened(job, opens)] if opens else []
+    parts += [_closed(job, closes)] if closes else []
+    return select(job.c.cancel_requested_at).add_cte(*parts)
+
+
+def _job(values: tuple[str, ...], *, counted: bool, opens: bool) -> CTE:
+    known = [JOBS.c.event_count == bindparam("events"), JOBS.c.step_count == bindparam("steps")]
+    changes: dict[str, ColumnElement[Any]] = {
+        "event_count": JOBS.c.event_count + bindparam("told", type_=Integer()),
+        "updated_at": now(),
+        **{name: _given(f"job_{name}", JOBS, name) for name in values},
+    }
+    if opens:
+        changes["step_count"] = JOBS.c.step_count + 1
+        changes |= {name: JOBS.c[name] + bindparam(f"used_{name}") for name in COUNTERS}
+    return (
+        update(JOBS)
+        .where(
+            JOBS.c.id == bindparam("lease_job_id"),
+            JOBS.c.run == bindparam("lease_run"),
+            JOBS.c.status == JobStatus.RUNNING.value,
+            *(known if counted else ()),
+        )
+        .values(changes)
+        .returning(JOBS.c.id, JOBS.c.event_count, JOBS.c.step_count, JOBS.c.cancel_requested_at)
+        .cte("job")
+    )
+
+
+def _told(job: CTE) -> CTE:
+    """Numbered so that the last event has the job's new count: the lock on its row keeps them in order."""
+    given = (bindparam(name, type_=ARRAY(Text())) for name in ("types", "payloads"))
+    told = func.unnest(*given).table_valued("type", "payload", with_ordinality="place").render_derived("told")
+    seq = job.c.event_count - bindparam("told", type_=Integer()) + told.c.place
+    payload = sql_cast(told.c.payload, JSONB())
+    # Not the default, which is when the transaction began: no event may seem older than the one before it.
+    rows = select(job.c.id, seq, told.c.type, payload, now()).select_from(job.join(told, true()))
+    return insert(EVENTS).from_select(["job_id", "seq", "type", "payload", "created_at"], rows).cte("events")
+
+
+def _opened(job: CTE, columns: tuple[str, ...]) -> CTE:
+    given = (_given(f"open_{name}", STEPS, name) for name in columns)
+    row = select(job.c.id, bindparam("lease_run", type_=Integer()), job.c.step_count, *given)
+    return insert(STEPS).from_select(["job_id", "run", "number", *columns], row).cte("opened")
+
+
+def _closed(job: CTE, columns: tuple[str, ...]) -> CTE:
+    return (
+        update(STEPS)
+        .where(
+            STEPS.c.job_id == job.c.id,
+            STEPS.c.number == job.c.step_count,
+            STEPS.c.run == bindparam("lease_run", type_=Integer()),
+        )
+        .values({name: _given(f"close_{name}", STEPS, name) for name in columns} | {"finished_at": now()})
+        .cte("closed")
+    )
+
+
+def _given(name: str, table: Table, column: str) -> ColumnElement[Any]:
+    """A parameter of the column's type; for the end of a job, the time."""
+    return now() if column == "finished_at" else bindparam(name, type_=table.c[column].type)

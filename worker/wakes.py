@@ -1,0 +1,48 @@
+"""Wakes on their way out: runs leave them behind, and a thread publishes whatever has gathered."""
+
+from collections import deque
+from contextlib import suppress
+from threading import Event, Thread
+from uuid import UUID
+
+from shared.wakes import Waker
+
+GATHER_SECONDS = 0.002
+
+
+class WakeBatch:
+    """One thread per process. A job that is woken twice before the thread comes by is woken once."""
+
+    def __init__(self, waker: Waker) -> None:
+        self._waker = waker
+        self._jobs: deque[UUID] = deque()
+        self._some = Event()
+        self._closed = Event()
+        self._thread = Thread(target=self._run, name="wakes", daemon=True)
+        self._thread.start()
+
+    def wake(self, job_id: UUID) -> None:
+        """Has whoever follows the job told that there is something new; nobody waits for it."""
+        self._jobs.append(job_id)
+        if not self._some.is_set():  # to set it costs a change of threads
+            self._some.set()
+
+    def close(self) -> None:
+        """Publishes what is left, and ends the thread."""
+        self._closed.set()
+        self._some.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._some.wait()
+            self._closed.wait(GATHER_SECONDS)
+            self._some.clear()  # before the jobs are taken: who comes later sets it again
+            self._waker.wake(*self._taken())
+
+    def _taken(self) -> set[UUID]:
+        jobs = set[UUID]()
+        with suppress(IndexError):
+            while True:
+                jobs.add(self._jobs.popleft())
+        return jobs
