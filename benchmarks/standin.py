@@ -88,7 +88,7 @@ class StandIn:
             "expiresAt": "2099-01-01T00:00:00Z",
             "createdAt": "2026-01-01T00:00:00Z",
             "projectId": "bench",
-            "status": "RUNNING",
+            "status": "PENDING" if method == "POST" else "RUNNING",
             "shapeName": "bench",
             "shape": SHAPE,
         }

@@ -34,11 +34,15 @@ class Database:
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
-    def connect(cls, settings: StorageSettings, *, name: str, pre_ping: bool = True) -> "Database":
+    def connect(
+        cls, settings: StorageSettings, *, name: str, pre_ping: bool = True, plan_once: bool = False
+    ) -> "Database":
         """A pool for the configured database; `name` is what PostgreSQL shows for its connections.
 
         `pre_ping` asks a connection whether it is still there before each use. Without, the first use after
-        PostgreSQL was restarted fails; that is for callers who try again anyway.
+        PostgreSQL was restarted fails; that is for callers who try again anyway. With `plan_once` statements
+        are prepared and planned at their first use: for callers with few statements, and plans that are good
+        for any parameters.
         """
         if settings.url is None:
             raise ConfigurationError(
@@ -55,7 +59,9 @@ class Database:
                 "application_name": name,
                 "connect_timeout": CONNECT_SECONDS,
                 "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC"
-                f" -c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
+                f" -c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}"
+                f" -c plan_cache_mode={'force_generic_plan' if plan_once else 'auto'}",
+                "prepare_threshold": 0 if plan_once else 5,
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
                 "keepalives_count": 3,

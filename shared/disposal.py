@@ -6,11 +6,25 @@ they are kept, encrypted, until it is gone, which is `SANDBOX_LINGER_SECONDS` af
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    ColumnElement,
+    Table,
+    Update,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from shared.models import Job, Sandbox
@@ -23,12 +37,12 @@ MOST_ATTEMPTS = 60
 def announce(session: Session, job_id: UUID, credentials: bytes, *, linger_seconds: float) -> None:
     """A sandbox is about to be made for the job; again after a crash, that changes nothing."""
     row = {"job_id": job_id, "credentials": credentials, "linger": timedelta(seconds=linger_seconds)}
-    session.execute(insert(Sandbox).values(row).on_conflict_do_nothing())
+    session.execute(_ANNOUNCE, row)
 
 
 def made(session: Session, job_id: UUID, sandbox_id: str, key: str) -> None:
     """It was made, and is known by this id."""
-    session.execute(update(Sandbox).where(Sandbox.job_id == job_id).values(sandbox_id=sandbox_id, key=key))
+    session.execute(_MADE, {"of_job": job_id, "sandbox_id": sandbox_id, "key": key})
 
 
 def release(session: Session, job_ids: Collection[UUID]) -> None:
@@ -36,15 +50,24 @@ def release(session: Session, job_ids: Collection[UUID]) -> None:
 
     A job that named the sandbox itself, or asked to keep it, makes it its caller's own.
     """
-    ours = or_(Sandbox.job_id == Job.id, and_(Sandbox.key == Job.sandbox_key, Sandbox.key.is_not(None)))
-    used = and_(Job.id.in_(job_ids), ours)
-    session.execute(delete(Sandbox).where(used, _kept()).execution_options(synchronize_session=False))
-    session.execute(
-        update(Sandbox)
-        .where(used, ~_kept())
-        .values(delete_at=func.clock_timestamp() + Sandbox.linger, attempts=0)
-        .execution_options(synchronize_session=False)
+    session.execute(_release(), {"ended": list(job_ids)})
+
+
+SANDBOXES = cast(Table, Sandbox.__table__)
+_ANNOUNCE = insert(SANDBOXES).on_conflict_do_nothing()
+_MADE = update(SANDBOXES).where(SANDBOXES.c.job_id == bindparam("of_job"))
+
+
+@cache
+def _release() -> Update:
+    ended = Job.id == any_(bindparam("ended", type_=ARRAY(Uuid())))
+    ours = or_(
+        SANDBOXES.c.job_id == Job.id,
+        and_(SANDBOXES.c.key == Job.sandbox_key, SANDBOXES.c.key.is_not(None)),
     )
+    theirs = delete(SANDBOXES).where(ended, ours, _kept()).cte("theirs")
+    later = func.clock_timestamp() + SANDBOXES.c.linger
+    return update(SANDBOXES).where(ended, ours, ~_kept()).values(delete_at=later, attempts=0).add_cte(theirs)
 
 
 def due(session: Session, *, limit: int) -> Sequence[Sandbox]:

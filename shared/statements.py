@@ -14,11 +14,13 @@ from sqlalchemy import (
     Function,
     Integer,
     Select,
+    SQLColumnExpression,
     Table,
     Text,
     bindparam,
     func,
     insert,
+    literal_column,
     select,
     true,
     update,
@@ -27,7 +29,7 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from shared.models import Event, Job, Step
-from shared.states import JobStatus
+from shared.states import JobStatus, StepStatus
 
 JOBS, STEPS, EVENTS = (cast(Table, model.__table__) for model in (Job, Step, Event))
 COUNTERS = ("model_calls", "input_tokens", "output_tokens")
@@ -39,18 +41,23 @@ def now() -> Function[Any]:
     return func.clock_timestamp()
 
 
+def in_state(status: SQLColumnExpression[str], *states: JobStatus) -> ColumnElement[bool]:
+    """Whether a job is in one of these states: constants, since no plan for parameters uses a partial index."""
+    return status.in_([literal_column(f"'{state}'", Text()) for state in states])
+
+
 @cache
 def write(
     values: tuple[str, ...], opens: tuple[str, ...], closes: tuple[str, ...], *, tells: bool, counted: bool
 ) -> Select[Any]:
     """The statement. It gives `cancel_requested_at`, in one row, or none where the lease does not hold.
 
-    `values` are the job's columns that are set, `opens` those of a step that is added, `closes` those of the
-    last step that are set. `tells`: events are added. `counted`: only while the job has as many events and
-    steps as the caller knows. Parameters are `lease_job_id` and `lease_run` (SQLAlchemy would set columns of
-    the names of bare ones); `job_NAME`, `open_NAME` and `close_NAME`; `told`, how many events, with arrays
-    `types` and `payloads` of texts; `events` and `steps`, the known counts; and for a step that is added
-    `used_NAME` for each of `COUNTERS`.
+    `values` are the job's columns that are set, `opens` those of a step that is added, `closes` those that
+    are set of the last step, if that is an intent without an outcome. `tells`: events are added. `counted`:
+    only while the job has as many events and steps as the caller knows. Parameters are `lease_job_id` and
+    `lease_run` (SQLAlchemy would set columns of the names of bare ones); `job_NAME`, `open_NAME` and
+    `close_NAME`; `told`, how many events, with arrays `types` and `payloads` of texts; `events` and `steps`,
+    the known counts; and for a step that is added `used_NAME` for each of `COUNTERS`.
     """
     job = _job(values, counted=counted, opens=bool(opens))
     parts = [_told(job)] if tells else []
@@ -107,6 +114,7 @@ def _closed(job: CTE, columns: tuple[str, ...]) -> CTE:
             STEPS.c.job_id == job.c.id,
             STEPS.c.number == job.c.step_count,
             STEPS.c.run == bindparam("lease_run", type_=Integer()),
+            STEPS.c.status == StepStatus.INTENDED.value,
         )
         .values({name: _given(f"close_{name}", STEPS, name) for name in columns} | {"finished_at": now()})
         .cte("closed")

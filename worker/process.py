@@ -35,7 +35,7 @@ class Process:
         vault, store = Vault(settings.storage), PictureStore.connect(settings.pictures)
         self._settings = settings.worker
         # Whoever uses it tries again, or leaves it to a sweep: connections need no asking whether they live.
-        self._db = Database.connect(settings.storage, name=f"guiagent {name}", pre_ping=False)
+        self._db = Database.connect(settings.storage, name=f"guiagent {name}", pre_ping=False, plan_once=True)
         self._storage = Storage(self._db, settings.storage.pool_size)
         self._portal = Portal(uvloop=True)
         self._wakes = WakeBatch(Waker(connect(settings.redis)))

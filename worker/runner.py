@@ -267,7 +267,7 @@ class Runner:
         if options.use_memory and job.notes is None:
             recall = partial(self._recall, job=job, lease=lease)
             await persist(partial(self._storage.transaction, recall), stop)
-        *history, current = await self._storage.transaction(lambda session: _turns(session, job))
+        *history, current = await self._turns(job)
         language = resolve_language(options.language, job.instruction)
         return JobRecorder(
             self._storage,
@@ -291,6 +291,16 @@ class Runner:
             owner=job.owner_id,
             settings=self._settings.agent,
             watch=watch,
+        )
+
+    async def _turns(self, job: Job) -> list[Turn]:
+        """The jobs that this one continues, and itself, with their steps."""
+        if job.run == 1 and job.parent_id is None:
+            return [Turn(job.instruction)]
+        return await self._storage.transaction(
+            lambda session: [
+                Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)
+            ]
         )
 
     def _recall(self, session: Session, job: Job, lease: Lease) -> None:
@@ -327,11 +337,6 @@ def _write_end(session: Session, lease: Lease, outcome: Outcome | Reason) -> Non
             jobs.fail(session, lease, "timeout", "the task's time is over")
         case _:  # the worker is going down
             jobs.give_back(session, lease)
-
-
-def _turns(session: Session, job: Job) -> list[Turn]:
-    """The jobs that this one continues, and itself, with their steps."""
-    return [Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)]
 
 
 def _named(job: Job) -> Attributes:

@@ -49,9 +49,10 @@ async def make(
             return await service.create(name=name, shape=settings.shape, life_seconds=settings.life_seconds)
 
     made = await retrying(lambda: service.named(name)) if perhaps_made else []
-    sandbox_id = made[0] if made else (await retrying(create)).sandbox_id
-    await _booted(service, sandbox_id)
-    info = await find(service, sandbox_id)
+    info = SandboxInfo(sandbox_id=made[0]) if made else await retrying(create)
+    await _booted(service, info.sandbox_id)
+    if info.os is None:  # not every answer tells it
+        info = await find(service, info.sandbox_id)
     return info.model_copy(update={"created_by_task": True})
 
 

@@ -1,5 +1,6 @@
 """When the same counts as the same again."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -16,10 +17,18 @@ WAIT: Action = {"type": "wait", "duration": 500}
 def counts(decisions: Sequence[tuple[Sequence[Action], str | None]]) -> list[int]:
     """The counts of decisions, each with what the screen looked like before."""
     looks = dict(enumerate(look for _, look in decisions))
-    repetition = Repetition(lambda seen: looks[int(seen.screenshot)])
-    return [
-        repetition.count(actions, Observation(str(number))) for number, (actions, _) in enumerate(decisions)
-    ]
+
+    async def fingerprint(seen: Observation) -> str | None:
+        return looks[int(seen.screenshot)]
+
+    async def counted() -> list[int]:
+        repetition = Repetition(fingerprint)
+        return [
+            await repetition.count(actions, Observation(str(number)))
+            for number, (actions, _) in enumerate(decisions)
+        ]
+
+    return asyncio.run(counted())
 
 
 def same(looks: Sequence[str | None]) -> list[int]:
@@ -58,7 +67,15 @@ def test_waiting_is_no_repetition() -> None:
 
 def test_pictures_are_looked_into_only_for_a_second_time() -> None:
     asked: list[str] = []
-    repetition = Repetition(lambda seen: asked.append(seen.screenshot) or "a")  # type: ignore[func-returns-value]
-    for number, action in enumerate((CLICK, OTHER, OTHER, OTHER)):
-        repetition.count([action], Observation(str(number)))
+
+    async def fingerprint(seen: Observation) -> str:
+        asked.append(seen.screenshot)
+        return "a"
+
+    async def count() -> None:
+        repetition = Repetition(fingerprint)
+        for number, action in enumerate((CLICK, OTHER, OTHER, OTHER)):
+            await repetition.count([action], Observation(str(number)))
+
+    asyncio.run(count())
     assert asked == ["1", "2", "3"]
