@@ -25,8 +25,6 @@ class Message:
     screenshot: str | None = None
     picture: str | None = None
     """The screenshot's name in the store, if it is kept there."""
-    pinned: bool = False
-    """Kept however long the conversation grows: the prompts and instructions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +47,35 @@ def step_messages(step: "Step") -> list[Message]:
 
 def conversation(prompts: Sequence[str], turns: Sequence[Turn]) -> list[Message]:
     """The whole conversation: prompts, then each instruction with its steps, oldest first."""
-    messages = [Message("system", prompt, pinned=True) for prompt in prompts]
+    messages = [Message("system", prompt) for prompt in prompts]
     for turn in turns:
-        messages.append(Message("user", turn.instruction, pinned=True))
+        messages.append(Message("user", turn.instruction))
         for step in turn.steps:
             messages += step_messages(step)
     return messages
 
 
-def window(messages: Sequence[Message], *, max_screenshots: int, max_messages: int) -> list[Message]:
-    """The conversation without its oldest screenshots and texts; pinned messages stay and do not count."""
-    kept: list[Message] = []
-    for message in reversed(messages):
-        if message.pinned:
-            kept.append(message)
-        elif message.screenshot:
-            max_screenshots -= 1
-            if max_screenshots >= 0:
-                kept.append(message)
-        else:
-            max_messages -= 1
-            if max_messages >= 0:
-                kept.append(message)
+def window(
+    prompts: Sequence[str], turns: Sequence[Turn], screen: Message, *, max_screenshots: int, max_messages: int
+) -> list[Message]:
+    """What the model is asked: the conversation, then the screen, without the oldest screenshots and texts.
+
+    Prompts and instructions stay and do not count; the screen counts. Steps of long ago are not looked at.
+    """
+    kept, screenshots, texts = [screen], max_screenshots - 1, max_messages
+    for turn in reversed(turns):
+        for step in reversed(turn.steps):
+            if screenshots <= 0 and texts <= 0:
+                break
+            for message in reversed(step_messages(step)):
+                if message.screenshot:
+                    screenshots -= 1
+                else:
+                    texts -= 1
+                if (screenshots if message.screenshot else texts) >= 0:
+                    kept.append(message)
+        kept.append(Message("user", turn.instruction))
+    kept += [Message("system", prompt) for prompt in reversed(prompts)]
     return kept[::-1]
 
 

@@ -42,7 +42,7 @@ def now() -> Function[Any]:
 
 
 def in_state(status: SQLColumnExpression[str], *states: JobStatus) -> ColumnElement[bool]:
-    """Whether a job is in one of these states: constants, since no plan for parameters uses a partial index."""
+    """Whether a job is in one of these states: as constants, or no generic plan uses a partial index."""
     return status.in_([literal_column(f"'{state}'", Text()) for state in states])
 
 

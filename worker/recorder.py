@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from shared import events, jobs, notes
-from shared.conversation import Message, Turn, conversation, trailing, window
+from shared.conversation import Message, Turn, trailing, window
 from shared.events import NewEvent
 from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Step
@@ -87,9 +87,10 @@ class JobRecorder:
         """What the model is asked: everything so far within the window, then the screen. So a step begins."""
         self._watch.begin(self.step_count + 1)
         turns = [*self._history, Turn(self._instruction, self._steps)]
-        messages = conversation(self._prompts, turns)
         return window(
-            [*messages, Message("user", screenshot=observation.screenshot, picture=observation.picture)],
+            self._prompts,
+            turns,
+            Message("user", screenshot=observation.screenshot, picture=observation.picture),
             max_screenshots=self._settings.max_screenshots,
             max_messages=self._settings.max_messages,
         )

@@ -1,5 +1,9 @@
 """What the model is asked: complete, in order, and within its window."""
 
+from collections.abc import Iterator
+
+import pytest
+
 from shared.conversation import Message, Turn, conversation, trailing, transcript, window
 from shared.models import Step
 from shared.states import StepStatus
@@ -33,18 +37,47 @@ def test_a_follow_up_comes_after_what_it_continues() -> None:
     assert told(conversation([], turns)) == ["first", "shot 1", "answer 1", "second", "shot 1", "answer 1"]
 
 
-def test_window_keeps_the_newest_and_everything_pinned() -> None:
-    messages = conversation(["prompt"], [Turn("do it", [step(n) for n in range(1, 40)])])
-    kept = window([*messages, Message("user", screenshot="now")], max_screenshots=5, max_messages=20)
-    assert told(kept)[:2] == ["prompt", "do it"]
+NOW = Message("user", screenshot="now")
+
+
+def test_window_keeps_the_newest_and_all_prompts_and_instructions() -> None:
+    turns = [Turn("before", [step(1)]), Turn("do it", [step(n) for n in range(1, 40)])]
+    kept = window(["prompt"], turns, NOW, max_screenshots=5, max_messages=20)
+    assert told(kept)[:3] == ["prompt", "before", "do it"]
     assert [m.screenshot for m in kept if m.screenshot] == ["shot 36", "shot 37", "shot 38", "shot 39", "now"]
     assert [m.text for m in kept if m.role == "assistant"] == [f"answer {n}" for n in range(20, 40)]
 
 
 def test_window_keeps_each_answer_as_it_was_sent() -> None:
     odd = Step(number=1, raw="Thought: ’ \n\nAction: wait()  ", screenshot=None, status=StepStatus.DONE)
-    kept = window(conversation([], [Turn("x", [odd])]), max_screenshots=1, max_messages=2)
-    assert kept[-1].text == "Thought: ’ \n\nAction: wait()  "
+    kept = window([], [Turn("x", [odd])], NOW, max_screenshots=1, max_messages=2)
+    assert kept[-2].text == "Thought: ’ \n\nAction: wait()  "
+
+
+@pytest.mark.parametrize("screenshots", [1, 2, 9])
+@pytest.mark.parametrize("texts", [0, 1, 3, 9])
+def test_window_is_the_conversation_where_it_fits(screenshots: int, texts: int) -> None:
+    """What is kept of the steps is the end of each kind, in the order of the whole."""
+    turns = [Turn("i", [step(1), step(2, StepStatus.FAILED, "no")]), Turn("j", [step(3), step(4)])]
+    whole = [*conversation(["p"], turns), NOW]
+    kept = window(["p"], turns, NOW, max_screenshots=screenshots, max_messages=texts)
+    assert kept == [one for one in whole if one in kept]
+    assert [one for one in kept if one.screenshot] == [one for one in whole if one.screenshot][-screenshots:]
+    of_steps = [one for one in whole if one.text.startswith(("answer", "no"))]
+    assert [one for one in kept if one in of_steps] == of_steps[len(of_steps) - min(texts, len(of_steps)) :]
+
+
+def test_a_long_past_is_not_looked_at() -> None:
+    """A step of a long job costs what one of a short job does."""
+
+    class Watched(list[Step]):
+        def __reversed__(self) -> Iterator[Step]:
+            for number in range(len(self) - 1, -1, -1):
+                assert number >= 379, "looked at far more than the window"
+                yield self[number]
+
+    steps = Watched([step(number) for number in range(400)])
+    window([], [Turn("i", steps)], NOW, max_screenshots=5, max_messages=20)
 
 
 def test_the_same_rows_give_the_same_messages() -> None:
