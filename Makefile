@@ -32,9 +32,9 @@ test-long: install
 chaos: install
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-# How fast it is, for some minutes; BENCH="step" measures one row.
+# How fast it is, for some minutes; BENCH="step" measures one row, BASE=main compares with another commit.
 bench: install
-	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks $(if $(BASE),--base $(BASE)) $(BENCH)
 
 lint: install
 	$(BIN)/ruff format --check .

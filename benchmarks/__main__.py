@@ -8,7 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import ROWS, Figure
+from benchmarks import long_rows, rows
+from benchmarks.compare import Unusable, compare
+from benchmarks.rows import Figure
+from shared.errors import GuiAgentError
+
+ROWS = rows.ROWS | long_rows.ROWS
+ROUNDS = 3
 
 
 def main() -> None:
@@ -16,15 +22,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures are written")
+    parser.add_argument(
+        "--base", metavar="REV", help="a commit to measure as well, in turns, and compare with"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how many turns; {ROUNDS}")
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    console, figures = Console(), list[Figure]()
-    for name in options.rows or ROWS:
+    console, names = Console(), options.rows or list(ROWS)
+    try:
+        if options.base:
+            written: object = compare(options.base, names, options.rounds, console)
+        else:
+            written = [asdict(figure) for figure in measure(names, console)]
+    except (GuiAgentError, Unusable) as error:
+        parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: nothing is written\n")
+    options.json.write_text(json.dumps(written, indent=1) + "\n")
+
+
+def measure(names: list[str], console: Console) -> list[Figure]:
+    """Runs the rows and prints their figures."""
+    figures = list[Figure]()
+    for name in names:
         console.print(f"{name}: {(ROWS[name].__doc__ or '').strip()}", style="dim")
         figures += ROWS[name]()
     console.print(table(figures))
-    options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
+    return figures
 
 
 def table(figures: list[Figure]) -> Table:
@@ -37,4 +62,5 @@ def table(figures: list[Figure]) -> Table:
     return shown
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -119,17 +119,29 @@ class System:
     def cpu(self) -> float:
         """Seconds of CPU of all processes but the stand-in, since they began."""
         ours = [self.api.pid, *(worker.pid for worker in self.workers)]
-        return sum(map(_tree, [*ours, self.postgres.child.pid, self.valkey.child.pid]))
+        return sum(_cpu(one) for pid in [*ours, self.postgres.pid, self.valkey.pid] for one in family(pid))
 
 
-def _tree(pid: int) -> float:
-    """Of a process and its children, those that have ended included."""
+def _cpu(pid: int) -> float:
+    """Of a process, and of its children that have ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:  # it has just ended, and counts among its parent's
         return 0.0
-    return sum(map(int, fields[11:15])) / TICKS + sum(map(_tree, map(int, children)))
+    return sum(map(int, fields[11:15])) / TICKS
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started, as far as they have not ended."""
+    try:
+        children = [
+            int(child)
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+            for child in (thread / "children").read_text().split()
+        ]
+    except FileNotFoundError:
+        return []
+    return [pid, *(one for child in children for one in family(child))]
 
 
 @contextmanager
