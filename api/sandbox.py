@@ -26,7 +26,7 @@ def create(body: CreateSandboxRequest) -> Response:
     """Create a sandbox. Answers what Lybic says of it."""
     here = services()
     credentials = lybic_credentials(body.authentication, here.settings)
-    service = SandboxService(here.portal.client(), credentials, here.settings.lybic.timeout_seconds)
+    service = SandboxService(here.portal.http, credentials, here.settings.lybic.timeout_seconds)
     shape = body.shape or here.settings.lybic.shape
 
     async def made() -> SandboxInfo:

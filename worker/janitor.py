@@ -64,7 +64,7 @@ class Janitor:
     async def _delete(self, sandbox: Sandbox) -> bool:
         """Deletes it, and whatever else has its name: a creation that was cut off may have come through."""
         credentials = self._vault.open(sandbox.credentials, LybicCredentials)
-        service = SandboxService(self._portal.client(), credentials, self._settings.lybic.timeout_seconds)
+        service = SandboxService(self._portal.http, credentials, self._settings.lybic.timeout_seconds)
         known = [sandbox.sandbox_id] if sandbox.sandbox_id else []
         for sandbox_id in known:
             await service.delete(sandbox_id)

@@ -164,7 +164,7 @@ class Runner:
             return await self._given_up(job)
         options = JobOptions.model_validate(job.options)
         credentials = self._vault.open(job.credentials or b"", Credentials)
-        http = self._portal.client()
+        http = self._portal.http
         service = SandboxService(http, credentials.lybic, self._settings.lybic.timeout_seconds)
         info = await self._provide(job, options, lease, credentials.lybic, service, stop)
         vocabulary = vocabulary_of(info.os)

@@ -11,11 +11,11 @@ from lybic.dto import SandboxActionResponseDto
 from pydantic import SecretStr
 
 from shared.errors import CredentialsRejected, SandboxError, SandboxLost, SandboxUnavailable
-from shared.portal import checked_before_sending
 from shared.sandboxes import SandboxService, name_for
 from shared.schemas import SandboxInfo
 from shared.secrets import redact
 from shared.settings import LybicSettings
+from shared.transport import checked_before_sending
 from worker.actions import Action
 from worker.pictures import Pictures
 from worker.protocols import Observation

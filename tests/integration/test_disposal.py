@@ -76,7 +76,7 @@ class Yard:
     def __post_init__(self) -> None:
         access = self.new_job.credentials.lybic
         self.credentials = LybicCredentials(api_key=access.api_key, org_id=access.org_id, endpoint=self.url)
-        self.service = SandboxService(self.portal.client(), self.credentials, 5)
+        self.service = SandboxService(self.portal.http, self.credentials, 5)
         self.janitor = Janitor(self.settings, db=self.db, vault=self.vault, portal=self.portal, store=None)
 
     # --- jobs
@@ -482,7 +482,7 @@ def living(yard: Yard) -> Callable[..., Living]:
     def made(seconds: int, *, created_by_task: bool) -> Living:
         settings = LybicSettings(endpoint=yard.url, life_seconds=HOUR)
         new = yard.portal.call(_create, yard.service, seconds)
-        fetcher = ScreenshotFetcher(yard.portal.client(), AllowedHosts([yard.url], []))
+        fetcher = ScreenshotFetcher(yard.portal.http, AllowedHosts([yard.url], []))
         store: PictureStore | None = None
         sandbox = LybicSandbox(
             yard.service,

@@ -148,11 +148,9 @@ def model_of(portal: Portal, first: Site, second: Site) -> Ask:
             model = OpenAIModel(
                 endpoint,
                 settings,
-                http=portal.client(),
+                http=portal.http,
                 stop=Stop(math.inf),
-                pictures=Pictures(
-                    ScreenshotFetcher(portal.client(), AllowedHosts([], [])), UUID(int=1), None
-                ),
+                pictures=Pictures(ScreenshotFetcher(portal.http, AllowedHosts([], [])), UUID(int=1), None),
                 fallback=model,
             )
         assert model is not None

@@ -132,13 +132,13 @@ def portal() -> Iterator[Portal]:
 
 @pytest.fixture
 def fetch(lybic: Site, portal: Portal) -> Callable[[str], str]:
-    fetcher = ScreenshotFetcher(portal.client(), AllowedHosts([lybic.url], []))
+    fetcher = ScreenshotFetcher(portal.http, AllowedHosts([lybic.url], []))
     return lambda url: portal.call(fetcher.fetch, checked(url)).data_url
 
 
 @pytest.fixture
 def pictures(lybic: Site, portal: Portal) -> Pictures:
-    fetcher = ScreenshotFetcher(portal.client(), AllowedHosts([lybic.url], []))
+    fetcher = ScreenshotFetcher(portal.http, AllowedHosts([lybic.url], []))
     return Pictures(fetcher, uuid4(), None)
 
 
@@ -297,7 +297,7 @@ def test_a_picture_that_drips_is_given_up(
 def sandbox(lybic: Site, portal: Portal, pictures: Pictures) -> LybicSandbox:
     key = SecretStr(KEY)
     credentials = LybicCredentials(api_key=key, org_id="org", endpoint=lybic.url)
-    service = SandboxService(portal.client(), credentials, 5)
+    service = SandboxService(portal.http, credentials, 5)
     return LybicSandbox(
         service,
         SandboxInfo(sandbox_id="box"),
@@ -385,7 +385,7 @@ def scene_of(site_of: Callable[[], Site], portal: Portal, pictures: Pictures) ->
         model = OpenAIModel(
             Endpoint("m", endpoint.url, SecretStr(KEY)),
             ModelSettings(image=image),
-            http=portal.client(),
+            http=portal.http,
             stop=Stop(math.inf),
             pictures=pictures,
         )
