@@ -31,6 +31,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    insert,
     literal,
     or_,
     select,
@@ -38,7 +39,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
 from shared import disposal, events, statements
@@ -77,25 +78,15 @@ class Submitted:
     new: bool
 
 
-def submit(session: Session, wanted: Sequence[tuple[NewJob, bytes]]) -> list[Submitted]:
+def submit(session: Session | Connection, wanted: Sequence[tuple[NewJob, bytes]]) -> list[Submitted]:
     """Makes requests durable, all or none: each job as `pending`, and its first event.
 
-    Each comes with its encrypted credentials. Raises `IdempotencyConflict`.
+    Each comes with its encrypted credentials. It is one statement, and a further one for each idempotency key
+    that was used before. Raises `IdempotencyConflict`.
     """
     ids = sorted(uuid4() for _ in wanted)  # jobs of one moment stay in order
     rows = [_row(job_id, new, sealed) for job_id, (new, sealed) in zip(ids, wanted, strict=True)]
-    inserted = set(
-        session.scalars(
-            insert(Job)
-            .on_conflict_do_nothing(
-                index_elements=[Job.owner_id, Job.idempotency_key],
-                index_where=Job.idempotency_key.is_not(None),
-            )
-            .returning(Job.id),
-            rows,
-        )
-    )
-    events.tell(session, dict.fromkeys(inserted, 1), events.status(JobStatus.PENDING))
+    inserted = {row.id for row in session.execute(statements.SUBMIT, {"jobs": rows})}
     return [
         Submitted(job_id, new=True) if job_id in inserted else Submitted(_earlier(session, new), new=False)
         for job_id, (new, _) in zip(ids, wanted, strict=True)
@@ -103,25 +94,25 @@ def submit(session: Session, wanted: Sequence[tuple[NewJob, bytes]]) -> list[Sub
 
 
 def _row(job_id: UUID, new: NewJob, sealed_credentials: bytes) -> dict[str, Any]:
+    """A new job as JSON, with bytes in hexadecimal, as PostgreSQL reads them."""
     named, idempotency = new.sandbox_id, new.idempotency
     return {
-        "id": job_id,
-        "owner_id": new.owner_id,
-        "idempotency_key": idempotency.key if idempotency else None,
-        "request_digest": idempotency.digest if idempotency else None,
+        "id": str(job_id),
+        "owner_id": new.owner_id and str(new.owner_id),
+        "idempotency_key": idempotency and idempotency.key,
+        "request_digest": idempotency and rf"\x{idempotency.digest.hex()}",
         "instruction": new.instruction,
         "options": new.options.model_dump(mode="json"),
-        "meta": new.metadata,
-        "credentials": sealed_credentials,
-        "parent_id": new.parent_id,
+        "metadata": new.metadata,
+        "credentials": rf"\x{sealed_credentials.hex()}",
+        "parent_id": new.parent_id and str(new.parent_id),
         "priority": new.priority,
         "sandbox_id": named,
         "sandbox_key": sandbox_key(new.credentials.lybic, named) if named else None,
-        "event_count": 1,
     }
 
 
-def _earlier(session: Session, new: NewJob) -> UUID:
+def _earlier(session: Session | Connection, new: NewJob) -> UUID:
     """The job that the same request made before."""
     assert new.idempotency is not None  # noqa: S101 - only such rows conflict
     found = session.execute(

@@ -1,12 +1,13 @@
-"""What a run writes, as one statement: its job's row, and with it events and steps.
+"""What is written most, each as one statement: new jobs, and what a run writes; with events and steps.
 
-Events and steps are made from the row that the statement changes: where the lease does not hold, it changes
-none, and nothing is written. As a transaction of several statements the same took three round trips more, and
-four times the CPU (docs/performance.md).
+Events and steps are made from the row that the statement inserts or changes: where the lease does not hold,
+it changes none, and nothing is written. As a transaction of several statements the same took three round
+trips more, and four times the CPU (docs/performance.md).
 """
 
 from functools import cache
 from typing import Any, cast
+from uuid import UUID
 
 from sqlalchemy import (
     CTE,
@@ -18,8 +19,10 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    column,
     func,
     insert,
+    literal,
     literal_column,
     select,
     true,
@@ -27,7 +30,9 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 
+from shared import events
 from shared.models import Event, Job, Step
 from shared.states import JobStatus, StepStatus
 
@@ -44,6 +49,50 @@ def now() -> Function[Any]:
 def in_state(status: SQLColumnExpression[str], *states: JobStatus) -> ColumnElement[bool]:
     """Whether a job is in one of these states: as constants, or no generic plan uses a partial index."""
     return status.in_([literal_column(f"'{state}'", Text()) for state in states])
+
+
+GIVEN = (
+    "id",
+    "owner_id",
+    "idempotency_key",
+    "request_digest",
+    "instruction",
+    "options",
+    "metadata",
+    "credentials",
+    "parent_id",
+    "priority",
+    "sandbox_id",
+    "sandbox_key",
+)
+"""Columns of a new job; the others have their defaults."""
+
+
+def _submit() -> Select[UUID]:
+    listed = func.jsonb_to_recordset(bindparam("jobs", type_=JSONB()))
+    rows = listed.table_valued(*(column(name, JOBS.c[name].type) for name in GIVEN))
+    wanted = rows.render_derived(name="wanted", with_types=True)
+    job = (
+        insert_or_skip(JOBS)
+        .from_select([*GIVEN, "event_count"], select(*wanted.c, literal(1)), include_defaults=False)
+        .on_conflict_do_nothing(
+            index_elements=[JOBS.c.owner_id, JOBS.c.idempotency_key],
+            index_where=JOBS.c.idempotency_key.is_not(None),
+        )
+        .returning(JOBS.c.id)
+        .cte("job")
+    )
+    pending = events.status(JobStatus.PENDING)
+    first = select(job.c.id, literal(1), literal(pending.type), literal(pending.payload, JSONB()), now())
+    told = insert(EVENTS).from_select(["job_id", "seq", "type", "payload", "created_at"], first)
+    return select(job.c.id).add_cte(told.cte("event"))
+
+
+SUBMIT = _submit()
+"""Inserts the jobs that its parameter `jobs` lists, with the columns `GIVEN`, each with its first event.
+
+Gives the ids of those that no request with the same idempotency key had inserted before.
+"""
 
 
 @cache
