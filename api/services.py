@@ -57,6 +57,7 @@ class Services:
             self.portal.close()
         self.hub.close()
         self.redis.close()
+        self.dispatcher.close()
         self.celery.close()
         self.census.close()
         self.db.close()

@@ -5,12 +5,13 @@ doubling it is harmless, since the claim is a conditional UPDATE and the sweeper
 """
 
 import logging
+from collections import deque
+from collections.abc import Sequence
+from threading import Event, Lock, Thread
 from uuid import UUID
 
 from celery import Celery
 from kombu.entity import Queue
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from shared.breaker import Breaker
 from shared.settings import RedisSettings
@@ -20,6 +21,11 @@ log = logging.getLogger(__name__)
 RUN_JOB = "guiagent.run_job"
 QUEUE = "guiagent"
 DEFAULT_PRIORITY = 5
+MOST_WAITING = 10_000
+"""Messages that wait to be published while Redis is slow; the oldest are left to the sweepers."""
+MOST_AT_ONCE = 20
+"""Requests that came meanwhile are next, and not after a batch of a thousand."""
+CLOSE_SECONDS = 5.0
 
 
 def make_celery(settings: RedisSettings) -> Celery:
@@ -63,18 +69,60 @@ def make_celery(settings: RedisSettings) -> Celery:
 
 
 class Dispatcher:
-    """Publishes messages. Failing to is logged, never raised: the sweepers find the job."""
+    """Publishes messages, in the background: whoever submits a job does not wait for Redis.
+
+    What is asked for while some are on their way goes with the next ones, in one round trip. Failing to is
+    logged, never raised: the sweepers find the jobs, as they do if this process dies before they are told.
+    """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._breaker = Breaker()
+        self._waiting: deque[tuple[UUID, int]] = deque(maxlen=MOST_WAITING)
+        self._asked = Event()
+        self._closed = False
+        self._lock = Lock()
+        self._thread: Thread | None = None
 
     def dispatch(self, job_id: UUID, priority: int = DEFAULT_PRIORITY) -> None:
-        """Tells the workers that the job may be claimed."""
+        """Tells the workers soon that the job may be claimed."""
         if self._breaker.is_open:
             return
+        self._waiting.append((job_id, priority))
+        self._asked.set()
+        if self._thread is None:
+            self._start()
+
+    def close(self) -> None:
+        """Publishes what waits, and ends the thread."""
+        self._closed = True
+        self._asked.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    def _start(self) -> None:
+        # In the process that serves, not in the one that it was forked from.
+        with self._lock:
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._waiting or not self._closed:
+            self._asked.wait()
+            self._asked.clear()  # before looking: whoever asks from now on is seen, or sets it again
+            while self._waiting:
+                few = min(len(self._waiting), MOST_AT_ONCE)
+                self._publish([self._waiting.popleft() for _ in range(few)])
+
+    def _publish(self, messages: Sequence[tuple[UUID, int]]) -> None:
         try:
-            self._app.send_task(RUN_JOB, args=(str(job_id),), priority=priority, retry=False)
-        except (OperationalError, RedisError, OSError) as error:
+            with self._app.producer_or_acquire() as producer, producer.batch():
+                for job_id, priority in messages:
+                    job = (str(job_id),)
+                    self._app.send_task(RUN_JOB, job, priority=priority, retry=False, producer=producer)
+        except Exception as error:  # noqa: BLE001 - nothing may end the thread
             self._breaker.trip()
-            log.warning("job %s not dispatched: %s", job_id, type(error).__name__)
+            lost = len(messages) + len(self._waiting)
+            self._waiting.clear()  # it would be tried in vain, too
+            log.warning("%s job(s) not dispatched: %s", lost, type(error).__name__)

@@ -238,6 +238,7 @@ class Arena:
             for job_id in job_ids:
                 for _ in range(times):
                     dispatcher.dispatch(UUID(job_id))
+            dispatcher.close()
 
     def ask_for_fault(self, stand_in: str, **fault: Any) -> None:
         """Makes the model or the sandboxes misbehave (`local.standin.Fault`)."""

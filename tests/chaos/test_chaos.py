@@ -265,7 +265,7 @@ def test_redis_is_frozen(arena: Arena, scenario: Scenario) -> None:
         jobs = clients.submit_many(5)
         for job_id in jobs:
             clients.wait_for_run(job_id, 1)
-        # One of them paid for finding out; the others were not made to wait.
+        # One attempt found out; nobody was made to wait.
         assert logged(arena, "api", "not dispatched") - refused == 1
         arena.thaw(arena.valkey.child)
 

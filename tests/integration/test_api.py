@@ -17,6 +17,7 @@ from shared.models import Job
 from shared.schemas import Credentials
 from shared.secrets import Vault
 from shared.settings import RedisSettings, Settings, StorageSettings
+from tests.conftest import wait_until
 from tests.integration.conftest import GOOD, SUBMIT, UNKNOWN, Serve, claim, error, frames
 
 
@@ -286,7 +287,7 @@ def test_a_message_carries_the_job_s_id_and_nothing_else(client: FlaskClient, va
     redis.flushall()
     body = GOOD | {"instruction": "planted text", "ark_apikey": "planted-key"}
     task_id = client.post(SUBMIT, json=body).json["task_id"]
-    (key,) = (key for key in redis.scan_iter() if key.startswith("guiagent"))
+    (key,) = wait_until(lambda: [key for key in redis.scan_iter() if key.startswith("guiagent")])
     (message,) = (json.loads(text) for text in redis.lrange(key, 0, -1))
     arguments = json.loads(base64.b64decode(message["body"]))[:2]
     assert arguments == [[task_id], {}]
