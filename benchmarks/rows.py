@@ -1,61 +1,14 @@
 """What is measured, each with its goal: two cores for everything, stand-ins included."""
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from uuid import uuid4
+from collections.abc import Callable, Iterator
 
-from benchmarks.load import post_all
+from benchmarks.api_rows import first, stream, submit
+from benchmarks.figures import Figure, task
 from benchmarks.system import System, running
 
-SUBMIT = "/api/agent/task/submit"
-WARM = 200
-SUBMISSIONS, CONNECTIONS = 3000, 16
 STEPS = 60
 JOBS, JOB_STEPS = 200, 10
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One result. `most`: the goal is at most that much; else at least."""
-
-    name: str
-    unit: str
-    value: float
-    goal: float
-    most: bool = True
-
-    @property
-    def reached(self) -> bool:
-        return self.value <= self.goal if self.most else self.value >= self.goal
-
-
-def task(steps: int) -> dict[str, object]:
-    """A request for a task of so many answers of the model."""
-    return {"instruction": f"bench-{steps}-{uuid4().hex}", "max_steps": 500}
-
-
-def quantile(values: Sequence[float], part: float) -> float:
-    """The value below which that part of them lies."""
-    return sorted(values)[min(int(len(values) * part), len(values) - 1)]
-
-
-def submit() -> Iterator[Figure]:
-    """Durable submissions over 16 connections; no worker takes them up meanwhile."""
-
-    def post(count: int) -> list[float]:
-        return asyncio.run(
-            post_all(system.url, SUBMIT, lambda _: task(3), count=count, connections=CONNECTIONS)
-        )
-
-    with running(workers=0) as system:
-        post(WARM)
-        began = time.perf_counter()
-        seconds = post(SUBMISSIONS)
-        rate = SUBMISSIONS / (time.perf_counter() - began)
-        yield Figure("durable submit, 16 connections", "/s", rate, 600, most=False)
-        yield Figure("… p99", "ms", quantile(seconds, 0.99) * 1000, 80)
 
 
 def step() -> Iterator[Figure]:
@@ -97,4 +50,10 @@ def carry_out(system: System, tasks: list[dict[str, object]]) -> float:
     return seconds
 
 
-ROWS: dict[str, Callable[[], Iterator[Figure]]] = {"submit": submit, "step": step, "many": many}
+ROWS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "submit": submit,
+    "stream": stream,
+    "first": first,
+    "step": step,
+    "many": many,
+}
