@@ -78,27 +78,31 @@ FULL_SECONDS = 5
 # --- submitting -----------------------------------------------------------------------------------------
 
 
-def _submit(
-    wanted: Sequence[tuple[RunAgentRequest, Idempotency | None]], who: Caller, *, within: str = ""
-) -> list[Submitted]:
+Asked = tuple[RunAgentRequest, Idempotency | None]
+
+
+def _submit(wanted: Sequence[Asked], who: Caller, *, within: str = "") -> list[Submitted]:
     """Makes the requests durable, all or none, then tells the workers. `within` leads to each in errors."""
     here = services()
     seal = cache(here.vault.seal)  # the tasks of a batch share their credentials, as a rule
-    with here.db.transaction() as session:
-        new = [
-            _new(session, asked, who, here, idempotency, within and f"{within}[{index}].")
-            for index, (asked, idempotency) in enumerate(wanted)
-        ]
-        if who.key_id and who.max_active_tasks:
-            keys.lock(session, who.key_id)
-        submitted = jobs.submit(session, [(job, seal(job.credentials)) for job in new])
-        told = [
-            (one.job_id, job.receiver, seal(job.receiver))
-            for job, one in zip(new, submitted, strict=True)
-            if one.new and job.receiver
-        ]
-        webhooks.register(session, told)
-        _refuse_too_many(session, who, submitted)
+    if who.max_active_tasks is None and not any(_takes_more(*one) for one in wanted):
+        new = _new_jobs(None, here, who, wanted, within)
+        sealed = [(job, seal(job.credentials)) for job in new]
+        with here.db.statement() as connection:
+            submitted = jobs.submit(connection, sealed)
+    else:
+        with here.db.transaction() as session:
+            new = _new_jobs(session, here, who, wanted, within)
+            if who.key_id and who.max_active_tasks:
+                keys.lock(session, who.key_id)
+            submitted = jobs.submit(session, [(job, seal(job.credentials)) for job in new])
+            told = [
+                (one.job_id, job.receiver, seal(job.receiver))
+                for job, one in zip(new, submitted, strict=True)
+                if one.new and job.receiver
+            ]
+            webhooks.register(session, told)
+            _refuse_too_many(session, who, submitted)
     SUBMITTED.inc(sum(one.new for one in submitted))
     for job, one in zip(new, submitted, strict=True):
         if one.new:
@@ -106,18 +110,27 @@ def _submit(
     return submitted
 
 
-def _new(
-    session: Session,
-    asked: RunAgentRequest,
-    who: Caller,
-    here: Services,
-    idempotency: Idempotency | None,
-    where: str,
-) -> NewJob:
+def _takes_more(asked: RunAgentRequest, idempotency: Idempotency | None) -> bool:
+    """Whether it takes a transaction, and not just the statement that inserts jobs."""
+    return asked.continue_context or asked.webhook_url is not None or idempotency is not None
+
+
+def _new_jobs(
+    session: Session | None, here: Services, who: Caller, wanted: Sequence[Asked], within: str
+) -> list[NewJob]:
+    return [
+        _new(session, here, who, asked, within and f"{within}[{index}].")
+        for index, asked in enumerate(wanted)
+    ]
+
+
+def _new(session: Session | None, here: Services, who: Caller, wanted: Asked, where: str) -> NewJob:
+    """The job of a request; a session is only needed for one that continues another."""
+    asked, idempotency = wanted
     try:
         with span("submit", apart=bool(where)):  # the tasks of a batch would be too much for one trace
             new = new_job(asked, here.settings, here.receivers, owner=who.key_id, idempotency=idempotency)
-        return _continued(session, asked, new, who)
+        return _continued(session, asked, new, who) if session else new
     except InvalidRequest as error:
         error.message = f"{where}{error.message}"
         error.details["field"] = f"{where}{error.details['field']}"
