@@ -125,6 +125,7 @@ def _remove_counts() -> None:
 settings = _settings()
 
 bind = _address(settings.api.host, settings.api.port)
+workers = settings.api.processes
 worker_class = Worker
 worker_connections = _connections()
 timeout = 60

@@ -54,6 +54,13 @@ class ApiSettings(_Group):
 
     host: str = Field("127.0.0.1", validation_alias="API_HOST", description="Address that the API binds to.")
     port: int = Field(5000, ge=0, le=65535, validation_alias="API_PORT", description="Port of the API.")
+    processes: int = Field(
+        2,
+        ge=1,
+        le=64,
+        validation_alias="WEB_CONCURRENCY",
+        description="Processes of the API. One keeps one core busy, with about 400 submissions a second.",
+    )
     keys: Literal["auto", "required", "off"] = Field(
         "auto",
         validation_alias="API_KEYS",
