@@ -19,7 +19,7 @@ from api.metrics import EVENTS_SENT, SSE_CLIENTS
 from shared import events, jobs
 from shared.db import Database
 from shared.errors import StorageUnavailable
-from shared.models import Event
+from shared.events import EventRow
 from shared.settings import ApiSettings
 from shared.states import JobStatus
 
@@ -30,7 +30,7 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
-def frame(row: Event) -> Frame:
+def frame(row: EventRow) -> Frame:
     """One event as it goes over the wire."""
     text = json.dumps(views.event(row), ensure_ascii=False)
     return Frame(
@@ -127,9 +127,9 @@ class EventStream:
 
     def _load(self, after: int) -> Page:
         """A page of frames from the database."""
-        with self._hub.reading(), self._db.transaction() as session:
-            rows = events.read(session, self._job_id, after, PAGE_FRAMES)
-            self._ended = not rows and jobs.is_over(session, self._job_id, after)
+        with self._hub.reading(), self._db.statement() as connection:
+            rows = events.read(connection, self._job_id, after, PAGE_FRAMES)
+            self._ended = not rows and jobs.is_over(connection, self._job_id, after)
         frames = _first([frame(row) for row in rows])
         return Page(frames, whole=not self._ended and len(frames) == len(rows) < PAGE_FRAMES)
 
@@ -143,8 +143,8 @@ class EventStream:
 
     def _counts(self, job_ids: Collection[UUID]) -> Mapping[UUID, int]:
         """How many events each job has."""
-        with self._db.transaction() as session:
-            return jobs.event_counts(session, job_ids)
+        with self._db.statement() as connection:
+            return jobs.event_counts(connection, job_ids)
 
 
 def _first(frames: Sequence[Frame]) -> Sequence[Frame]:

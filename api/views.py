@@ -5,7 +5,8 @@ from uuid import UUID
 
 from api.answers import ActiveTask, Context, DeliveryView, StepView
 from shared.conversation import Turn, conversation, transcript
-from shared.models import Delivery, Event, Job, Step
+from shared.events import EventRow
+from shared.models import Delivery, Job, Step
 from shared.prompts import resolve_language, system_prompts
 from shared.schemas import vocabulary_of
 from shared.states import DeliveryState, JobStatus
@@ -103,7 +104,7 @@ def _compatible(kind: str, payload: dict[str, Any]) -> tuple[str, str]:
             return "System", "Task completed successfully!"
 
 
-def event(row: Event) -> dict[str, Any]:
+def event(row: EventRow) -> dict[str, Any]:
     """An event with its envelope."""
     stage, message = _compatible(row.type, row.payload)
     payload = dict(row.payload)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from shared.models import Event
@@ -96,7 +97,17 @@ def append(session: Session, job_id: UUID, last: int, events: Sequence[NewEvent]
     session.execute(insert(Event).values(created_at=func.clock_timestamp()), rows)
 
 
-def read(session: Session, job_id: UUID, after: int, limit: int = 500) -> Sequence[Event]:
+EventRow = Row[UUID, int, str, Any, datetime]
+"""What is read of an event: the columns of `Event`, by their names."""
+_EVENTS = cast(Table, Event.__table__)
+_READ = (
+    select(_EVENTS)
+    .where(_EVENTS.c.job_id == bindparam("job_id"), _EVENTS.c.seq > bindparam("after"))
+    .order_by(_EVENTS.c.seq)
+    .limit(bindparam("most"))
+)
+
+
+def read(session: Session | Connection, job_id: UUID, after: int, limit: int = 500) -> Sequence[EventRow]:
     """The job's events with numbers above `after`, in order, at most `limit`."""
-    statement = select(Event).where(Event.job_id == job_id, Event.seq > after)
-    return session.scalars(statement.order_by(Event.seq).limit(limit)).all()
+    return session.execute(_READ, {"job_id": job_id, "after": after, "most": limit}).all()

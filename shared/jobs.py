@@ -146,7 +146,7 @@ def steps(session: Session, job_id: UUID, *, after: int = 0, limit: int | None =
     return session.scalars(wanted.order_by(Step.number).limit(limit)).all()
 
 
-def is_over(session: Session, job_id: UUID, after: int) -> bool:
+def is_over(session: Session | Connection, job_id: UUID, after: int) -> bool:
     """Whether the job has ended and has no events with numbers above `after`."""
     return bool(
         session.scalar(
@@ -155,7 +155,7 @@ def is_over(session: Session, job_id: UUID, after: int) -> bool:
     )
 
 
-def event_counts(session: Session, job_ids: Collection[UUID]) -> dict[UUID, int]:
+def event_counts(session: Session | Connection, job_ids: Collection[UUID]) -> dict[UUID, int]:
     """How many events each of the jobs has."""
     counted = session.execute(select(Job.id, Job.event_count).where(Job.id.in_(job_ids)))
     return {row.id: row.event_count for row in counted}
