@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import cast
 from uuid import UUID
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 OPEN = frozenset({"system.health", "system.ready", "docs.document", "docs.page", "docs.static"})
 """What tells nothing of anybody, and is asked by load balancers and browsers without a key."""
 METRICS = "metrics.page"
+parsed = lru_cache(parse)
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -86,7 +88,7 @@ class RateLimiter:
         """Counts a request. Raises `TooManyRequests`."""
         if who.rate_limit is None or self._breaker.is_open:
             return
-        limit, name = parse(who.rate_limit), str(who.key_id)
+        limit, name = parsed(who.rate_limit), str(who.key_id)
         try:
             if self._limiter.hit(limit, name):
                 return
@@ -123,8 +125,8 @@ def install(app: Flask, here: Services) -> None:
             raise Unauthenticated(
                 "an API key is required: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             )
-        with here.db.transaction() as session:
-            found = keys.authenticate(session, key)
+        with here.db.statement() as connection:
+            found = keys.authenticate(connection, key)
         g.caller = Caller(
             found.id,
             found.rate_limit or settings.rate_limit,

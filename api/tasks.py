@@ -207,7 +207,10 @@ def status(path: TaskPath, query: StatusQuery) -> Response:
             llm_context=None,
         )
         if not wanted or "llm_context" in wanted:
-            turns = [Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)]
+            turns = [
+                Turn(one.instruction, jobs.steps(session, one.id) if one.step_count else [])
+                for one in jobs.chain(session, job)
+            ]
             shown.llm_context = views.llm_context(job, turns)
     return reply(shown, include={"task_id"} | wanted if query.fields else None)
 

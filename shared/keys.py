@@ -3,11 +3,12 @@
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from shared.errors import ConfigurationError, Forbidden, InvalidRequest, Unauthenticated
@@ -85,20 +86,26 @@ def _change_valid(session: Session, name: str, **values: object) -> None:
         raise InvalidRequest(f"there is no valid key named {name}")
 
 
-def authenticate(session: Session, key: str) -> ApiKey:
+_KEYS = cast(Table, ApiKey.__table__)
+_LONG_AGO = or_(_KEYS.c.used_at.is_(None), _KEYS.c.used_at < func.now() - USED_EVERY)
+_FIND = select(
+    _KEYS.c.id, _KEYS.c.rate_limit, _KEYS.c.max_active_tasks, _KEYS.c.revoked_at, _LONG_AGO.label("stale")
+).where(_KEYS.c.digest == bindparam("digest"))
+Found = Row[UUID, str | None, int | None, datetime | None, bool]
+"""`id`, `rate_limit`, `max_active_tasks` and `revoked_at` of a key, and whether its use is to be noted."""
+
+
+def authenticate(connection: Connection, key: str) -> Found:
     """The caller with this key. Raises `Unauthenticated` if nobody has it, `Forbidden` if it was revoked."""
-    long_ago = or_(ApiKey.used_at.is_(None), ApiKey.used_at < func.now() - USED_EVERY)
-    found = session.execute(
-        select(ApiKey, long_ago.label("stale")).where(ApiKey.digest == _digest(key))
-    ).one_or_none()
+    found = connection.execute(_FIND, {"digest": _digest(key)}).one_or_none()
     if found is None:
         raise Unauthenticated("this API key is not known")
-    caller: ApiKey = found[0]
-    if caller.revoked_at is not None:
+    if found.revoked_at is not None:
         raise Forbidden("this API key was revoked")
     if found.stale:
-        session.execute(update(ApiKey).where(ApiKey.id == caller.id, long_ago).values(used_at=func.now()))
-    return caller
+        used = update(_KEYS).where(_KEYS.c.id == found.id, _LONG_AGO)
+        connection.execute(used.values(used_at=func.now()))
+    return found
 
 
 def lock(session: Session, key_id: UUID) -> None:
