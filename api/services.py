@@ -30,7 +30,7 @@ class Services:
         self.settings = settings
         self.vault = Vault(settings.storage)
         self.receivers = AllowedReceivers(settings.webhooks.allowed_hosts)
-        self.db = Database.connect(settings.storage, name="guiagent api")
+        self.db = Database.connect(settings.storage, name="guiagent api", overflow=False)
         self.census = CensusCollector(settings.storage)
         self.redis = connect(settings.redis)
         self.waker = Waker(self.redis)

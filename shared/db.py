@@ -35,14 +35,21 @@ class Database:
 
     @classmethod
     def connect(
-        cls, settings: StorageSettings, *, name: str, pre_ping: bool = True, plan_once: bool = False
+        cls,
+        settings: StorageSettings,
+        *,
+        name: str,
+        pre_ping: bool = True,
+        plan_once: bool = False,
+        overflow: bool = True,
     ) -> "Database":
         """A pool for the configured database; `name` is what PostgreSQL shows for its connections.
 
         `pre_ping` asks a connection whether it is still there before each use. Without, the first use after
         PostgreSQL was restarted fails; that is for callers who try again anyway. With `plan_once` statements
         are prepared and planned at their first use: for callers with few statements, and plans that are good
-        for any parameters.
+        for any parameters. `overflow` makes further connections, up to as many again, for those who would
+        wait; each is closed after one use, which under steady load costs more than the waiting.
         """
         if settings.url is None:
             raise ConfigurationError(
@@ -51,7 +58,7 @@ class Database:
         engine = create_engine(
             driver_url(settings.url.get_secret_value()),
             pool_size=settings.pool_size,
-            max_overflow=settings.pool_size,
+            max_overflow=settings.pool_size if overflow else 0,
             pool_timeout=POOL_WAIT_SECONDS,
             pool_pre_ping=pre_ping,
             hide_parameters=True,  # the text of a failed statement reaches the log
