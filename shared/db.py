@@ -3,8 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import (
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -45,7 +52,7 @@ class Database:
     ) -> "Database":
         """A pool for the configured database; `name` is what PostgreSQL shows for its connections.
 
-        `pre_ping` asks a connection whether it is still there before each use. Without, the first use after
+        `pre_ping` looks whether a connection is still there before each use. Without, the first use after
         PostgreSQL was restarted fails; that is for callers who try again anyway. With `plan_once` statements
         are prepared and planned at their first use: for callers with few statements, and plans that are good
         for any parameters. `overflow` makes further connections, up to as many again, for those who would
@@ -60,7 +67,6 @@ class Database:
             pool_size=settings.pool_size,
             max_overflow=settings.pool_size if overflow else 0,
             pool_timeout=POOL_WAIT_SECONDS,
-            pool_pre_ping=pre_ping,
             hide_parameters=True,  # the text of a failed statement reaches the log
             connect_args={
                 "application_name": name,
@@ -75,6 +81,8 @@ class Database:
                 "tcp_user_timeout": STATEMENT_MILLISECONDS,
             },
         )
+        if pre_ping:
+            event.listen(engine, "checkout", _refuse_closed)
         return cls(engine)
 
     @contextmanager
@@ -105,6 +113,18 @@ class Database:
     def close(self) -> None:
         """Closes every pooled connection."""
         self.engine.dispose()
+
+
+def _refuse_closed(connection: psycopg.Connection, *_: object) -> None:
+    """Has the pool connect anew if PostgreSQL has closed the connection: that stands in its socket.
+
+    SQLAlchemy's own `pool_pre_ping` takes a round trip for it.
+    """
+    try:
+        connection.pgconn.consume_input()  # its farewell, perhaps…
+        connection.pgconn.consume_input()  # …and the end of what it sent
+    except psycopg.OperationalError:
+        raise DisconnectionError from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from uuid import UUID, uuid4
 
 import psycopg
@@ -336,6 +337,23 @@ def test_a_refused_write_is_an_error_of_its_own(
         connection.execute(f"ALTER DATABASE {name} {trouble}" if trouble.startswith("SET") else trouble)
     with pytest.raises(StorageUnavailable), db.transaction() as session:
         jobs.submit(session, [(new_job, vault.seal(new_job.credentials))])
+
+
+@pytest.mark.parametrize("way", ["statement", "transaction"])
+def test_connections_that_were_closed_meanwhile_are_not_used(
+    db: Database, database_url: str, way: str
+) -> None:
+    with ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(db.statement()).execute(text("SELECT 1"))
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        close = (
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
+        )
+        assert admin.execute(f"{close} AND pid <> pg_backend_pid()").fetchall() == [(True,)] * 4
+    for _ in range(4):
+        with getattr(db, way)() as connection:
+            assert connection.scalar(text("SELECT 1")) == 1
 
 
 def test_an_unknown_job(db: Database) -> None:
