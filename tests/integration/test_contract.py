@@ -8,10 +8,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy
 from flask.testing import FlaskClient
-from sqlalchemy import text, update
+from sqlalchemy import Connection, text, update
 
 from api.schemas import LARGEST_PAGE, MOST_TASKS
+from api.services import EXTENSION
 from shared import events, jobs
 from shared.db import Database
 from shared.models import Job, Step
@@ -76,6 +78,21 @@ def test_a_batch_of_a_thousand_keeps_its_order(client: FlaskClient) -> None:
     assert stored == wanted[::-1]
     for index in (0, 500, 999):
         assert status(client, answer["task_ids"][index])["query"] == wanted[index]
+
+
+def test_tasks_become_durable_by_one_statement(client: FlaskClient) -> None:
+    alone: list[bool] = []  # for each statement, whether it commits itself
+
+    def note(connection: Connection, *_: object) -> None:
+        alone.append(connection.connection.dbapi_connection.autocommit)  # type: ignore[union-attr]
+
+    sqlalchemy.event.listen(client.application.extensions[EXTENSION].db.engine, "before_cursor_execute", note)
+    submit(client)
+    assert client.post(BATCH, json={"tasks": [GOOD] * 50}).status_code == 200
+    assert alone == [True, True]
+    again = {"Idempotency-Key": "monday"}  # if it was used for another request, nothing may remain
+    assert client.post(BATCH, json={"tasks": [GOOD] * 50}, headers=again).status_code == 200
+    assert alone == [True, True, False]
 
 
 @pytest.mark.parametrize(

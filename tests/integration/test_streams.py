@@ -151,6 +151,11 @@ def test_one_stream_reads_for_all_that_wait(
         waker.wake(lease.job_id)
         wait_until(lambda number=number: all(reader.seen[-1] == number for reader in readers))  # type: ignore[misc]
     assert len(reads) <= 10  # each wake makes one, and a look may make a few more
+    del reads[:]
+    tell(db, lease, *(events.result("of a burst", 1) for _ in range(PAGE_FRAMES - 1)))
+    waker.wake(lease.job_id)
+    wait_until(lambda: all(reader.seen[-1] == 6 + PAGE_FRAMES for reader in readers))
+    assert len(reads) <= 3
     end(db, lease)
     waker.wake(lease.job_id)
     wait_until(lambda: not any(reader.thread.is_alive() for reader in readers))
