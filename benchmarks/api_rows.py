@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.figures import Figure, quantile, task
 from benchmarks.load import Listener, first_events, post_all
@@ -50,3 +50,6 @@ def first() -> Iterator[Figure]:
         asyncio.run(first_events(system.url, RUN, [task(1) for _ in range(RUNS // 4)]))
         seconds = asyncio.run(first_events(system.url, RUN, [task(1) for _ in range(RUNS)]))
         yield Figure("first event of a run, median", "ms", quantile(seconds, 0.5) * 1000, 50)
+
+
+ROWS: dict[str, Callable[[], Iterator[Figure]]] = {"submit": submit, "stream": stream, "first": first}

@@ -11,7 +11,8 @@ from statistics import linear_regression, median
 from threading import Event, Thread
 from urllib.parse import urlsplit
 
-from benchmarks.rows import Figure, carry_out, task
+from benchmarks.figures import Figure, task
+from benchmarks.rows import carry_out
 from benchmarks.system import family, running
 from local.processes import Child
 

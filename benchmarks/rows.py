@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.api_rows import first, stream, submit
 from benchmarks.figures import Figure, task
 from benchmarks.system import System, running
 
@@ -50,10 +49,4 @@ def carry_out(system: System, tasks: list[dict[str, object]]) -> float:
     return seconds
 
 
-ROWS: dict[str, Callable[[], Iterator[Figure]]] = {
-    "submit": submit,
-    "stream": stream,
-    "first": first,
-    "step": step,
-    "many": many,
-}
+ROWS: dict[str, Callable[[], Iterator[Figure]]] = {"step": step, "many": many}
