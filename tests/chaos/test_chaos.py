@@ -265,8 +265,8 @@ def test_redis_is_frozen(arena: Arena, scenario: Scenario) -> None:
         jobs = clients.submit_many(5)
         for job_id in jobs:
             clients.wait_for_run(job_id, 1)
-        # One attempt found out; nobody was made to wait.
-        assert logged(arena, "api", "not dispatched") - refused == 1
+        # Nobody was made to wait for what the API found out meanwhile, each of its processes once.
+        wait_until(lambda: 1 <= logged(arena, "api", "not dispatched") - refused <= 2)
         arena.thaw(arena.valkey.child)
 
 

@@ -205,6 +205,7 @@ def start_api(settings: Settings, tmp_path: Path) -> Iterator[Start]:
             "API_HOST": host,
             "API_PORT": str(port),
             "TMPDIR": str(tmp_path),
+            "WEB_CONCURRENCY": "1",
             **more,
         }
         argv = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]
