@@ -108,6 +108,6 @@ _READ = (
 )
 
 
-def read(session: Session | Connection, job_id: UUID, after: int, limit: int = 500) -> Sequence[EventRow]:
+def read(connection: Session | Connection, job_id: UUID, after: int, limit: int = 500) -> Sequence[EventRow]:
     """The job's events with numbers above `after`, in order, at most `limit`."""
-    return session.execute(_READ, {"job_id": job_id, "after": after, "most": limit}).all()
+    return connection.execute(_READ, {"job_id": job_id, "after": after, "most": limit}).all()

@@ -78,7 +78,7 @@ class Submitted:
     new: bool
 
 
-def submit(session: Session | Connection, wanted: Sequence[tuple[NewJob, bytes]]) -> list[Submitted]:
+def submit(connection: Session | Connection, wanted: Sequence[tuple[NewJob, bytes]]) -> list[Submitted]:
     """Makes requests durable, all or none: each job as `pending`, and its first event.
 
     Each comes with its encrypted credentials. It is one statement, and a further one for each idempotency key
@@ -86,9 +86,9 @@ def submit(session: Session | Connection, wanted: Sequence[tuple[NewJob, bytes]]
     """
     ids = sorted(uuid4() for _ in wanted)  # jobs of one moment stay in order
     rows = [_row(job_id, new, sealed) for job_id, (new, sealed) in zip(ids, wanted, strict=True)]
-    inserted = {row.id for row in session.execute(statements.SUBMIT, {"jobs": rows})}
+    inserted = {row.id for row in connection.execute(statements.SUBMIT, {"jobs": rows})}
     return [
-        Submitted(job_id, new=True) if job_id in inserted else Submitted(_earlier(session, new), new=False)
+        Submitted(job_id, new=True) if job_id in inserted else Submitted(_earlier(connection, new), new=False)
         for job_id, (new, _) in zip(ids, wanted, strict=True)
     ]
 
@@ -112,10 +112,10 @@ def _row(job_id: UUID, new: NewJob, sealed_credentials: bytes) -> dict[str, Any]
     }
 
 
-def _earlier(session: Session | Connection, new: NewJob) -> UUID:
+def _earlier(connection: Session | Connection, new: NewJob) -> UUID:
     """The job that the same request made before."""
     assert new.idempotency is not None  # noqa: S101 - only such rows conflict
-    found = session.execute(
+    found = connection.execute(
         select(Job.id, Job.request_digest).where(
             Job.owner_id.is_not_distinct_from(new.owner_id), Job.idempotency_key == new.idempotency.key
         )
@@ -146,18 +146,18 @@ def steps(session: Session, job_id: UUID, *, after: int = 0, limit: int | None =
     return session.scalars(wanted.order_by(Step.number).limit(limit)).all()
 
 
-def is_over(session: Session | Connection, job_id: UUID, after: int) -> bool:
+def is_over(connection: Session | Connection, job_id: UUID, after: int) -> bool:
     """Whether the job has ended and has no events with numbers above `after`."""
     return bool(
-        session.scalar(
+        connection.scalar(
             select(and_(Job.finished_at.is_not(None), Job.event_count <= after)).where(Job.id == job_id)
         )
     )
 
 
-def event_counts(session: Session | Connection, job_ids: Collection[UUID]) -> dict[UUID, int]:
+def event_counts(connection: Session | Connection, job_ids: Collection[UUID]) -> dict[UUID, int]:
     """How many events each of the jobs has."""
-    counted = session.execute(select(Job.id, Job.event_count).where(Job.id.in_(job_ids)))
+    counted = connection.execute(select(Job.id, Job.event_count).where(Job.id.in_(job_ids)))
     return {row.id: row.event_count for row in counted}
 
 
