@@ -7,17 +7,11 @@ Only what is marked `retryable` is tried again: reads, and calls that certainly 
 whose answer was lost is `OutcomeUnknown` and never comes here twice.
 """
 
+import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
-
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
 from shared.errors import GuiAgentError, ModelUnavailable
 from worker.metrics import RETRIES
@@ -34,36 +28,24 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 8.0
 LONGEST_RETRY_AFTER_SECONDS = 30.0
 
-_backoff = wait_random_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS)
-
-
-def _pause(state: RetryCallState) -> float:
-    """Exponential with full jitter, or what the server asked for within reason."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, ModelUnavailable) else None
-    return min(asked, LONGEST_RETRY_AFTER_SECONDS) if asked is not None else _backoff(state)
-
-
-def _may_retry(error: BaseException) -> bool:
-    return isinstance(error, GuiAgentError) and error.retryable
-
-
-def _note(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    RETRIES.labels(type(error).__name__).inc()
-    log.info("attempt %d failed: %s", state.attempt_number, error)
-
 
 async def retrying(call: Callable[[], Awaitable[T]]) -> T:
     """Makes a call, again if it failed in a retryable way; raises its last error."""
-    attempts = AsyncRetrying(
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=_pause,
-        retry=retry_if_exception(_may_retry),
-        before_sleep=_note,
-        reraise=True,
-    )
-    async for attempt in attempts:
-        with attempt:
-            result = await call()
-    return result
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return await call()
+        except GuiAgentError as error:
+            if not error.retryable:
+                raise
+            RETRIES.labels(type(error).__name__).inc()
+            log.info("attempt %d failed: %s", attempt, error)
+            await asyncio.sleep(_pause(error, attempt))
+    return await call()
+
+
+def _pause(error: GuiAgentError, attempt: int) -> float:
+    """What the server asked for, within reason; else exponential with full jitter."""
+    asked = error.retry_after if isinstance(error, ModelUnavailable) else None
+    if asked is not None:
+        return min(asked, LONGEST_RETRY_AFTER_SECONDS)
+    return random.uniform(0, min(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), LONGEST_PAUSE_SECONDS))  # noqa: S311
