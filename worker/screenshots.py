@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httpx
 
@@ -22,12 +23,15 @@ from worker.retries import FETCH_SECONDS
 LARGEST_BYTES = 10 * 1024 * 1024
 LONGEST_URL = 8192  # signed ones take one or two thousand characters
 LONGEST_SHOWN = 100
+REMEMBERED = 256
+"""Addresses: each is sent to the model several times."""
 PORTS = {"http": 80, "https": 443}
 LYBIC = ".lybic.cn"
 
 _ENTRY = re.compile(r"(\.?[\w-][\w.-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII | re.IGNORECASE)
 
 
+@lru_cache(REMEMBERED)
 def checked(url: str) -> httpx.URL:
     """A screenshot's address, read. Raises `SandboxError` unless it is a plain URL of the web."""
     with suppress(ValueError):
