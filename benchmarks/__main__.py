@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import api_rows, long_rows, rows
+from benchmarks import api_rows, long_rows, rows, table_rows
 from benchmarks.compare import Unusable, compare
 from benchmarks.figures import Figure
 from shared.errors import GuiAgentError
 
-ROWS = api_rows.ROWS | rows.ROWS | long_rows.ROWS
+ROWS = api_rows.ROWS | rows.ROWS | long_rows.ROWS | table_rows.ROWS
 ROUNDS = 3
 
 

@@ -64,12 +64,19 @@ class System:
             }
         )
         self.workers = [self._start_worker(number, concurrency) for number in range(workers)]
-        self.api = self._run("api", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app")
-        self.api.wait_until(answers_200(f"{self.url}/api/health"), READY_SECONDS)
+        self.serve()
         if workers:
             self.api.wait_until(answers_200(f"{self.url}/api/ready"), READY_SECONDS)
         self._sql = stack.enter_context(psycopg.connect(self.postgres.url, autocommit=True))
         self.http = stack.enter_context(httpx.Client(base_url=self.url, timeout=60, trust_env=False))
+
+    def serve(self, **more: str) -> None:
+        """Starts the API, or starts it again with other settings."""
+        if hasattr(self, "api"):
+            self.api.stop()
+        self._environment.update(more)
+        self.api = self._run("api", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app")
+        self.api.wait_until(answers_200(f"{self.url}/api/health"), READY_SECONDS)
 
     def _start_worker(self, number: int, concurrency: int) -> Child:
         pool = (
