@@ -229,7 +229,8 @@ def list_tasks(query: ListQuery) -> Response:
         ListAnswer(
             tasks=[TaskSummary(**summary(job)) for job in shown],
             count=len(shown),
-            total=total,
+            total=total.number,
+            total_is_exact=total.is_exact,
             next_cursor=cursor(Position(shown[-1].created_at, shown[-1].id)) if more else None,
         )
     )

@@ -6,6 +6,7 @@ from uuid import UUID
 from api.answers import ActiveTask, Context, DeliveryView, StepView
 from shared.conversation import Turn, conversation, transcript
 from shared.events import EventRow
+from shared.listing import Active
 from shared.models import Delivery, Job, Step
 from shared.prompts import resolve_language, system_prompts
 from shared.schemas import vocabulary_of
@@ -14,7 +15,7 @@ from shared.summary import as_object, timestamp
 from shared.webhooks import message_id, message_type
 
 
-def active_task(job: Job) -> ActiveTask:
+def active_task(job: Active) -> ActiveTask:
     """A job that has not ended."""
     return ActiveTask(
         task_id=str(job.id),

@@ -290,7 +290,8 @@ def _tasks(db: Database) -> str:
     with db.transaction() as session:
         counts = session.execute(
             text(
-                "SELECT status, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY status ORDER BY status"
+                "SELECT status, count(*) FROM jobs WHERE status IN"
+                " ('pending', 'running', 'human_intervention') GROUP BY status ORDER BY status"
             )
         )
         found = ", ".join(f"{count} {status}" for status, count in counts) or "none active"

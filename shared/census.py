@@ -74,6 +74,6 @@ def _active() -> Subquery:
     is_free = and_(pending, or_(Job.sandbox_key.is_(None), place == 1))
     return (
         select(Job.status, Job.updated_at, is_free.label("free"), expired().label("expired"))
-        .where(Job.finished_at.is_(None))
+        .where(Job.status.in_(ACTIVE))
         .subquery()
     )

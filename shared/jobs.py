@@ -48,7 +48,7 @@ from shared.events import NewEvent
 from shared.models import Event, Job, Step
 from shared.schemas import NewJob, Usage, sandbox_key
 from shared.statements import JOBS, in_state, now
-from shared.states import JobStatus, StepStatus
+from shared.states import ACTIVE, JobStatus, StepStatus
 
 INTERRUPTED = "The run was interrupted here: this action may or may not have happened. Look at the screen."
 
@@ -190,25 +190,23 @@ def expired() -> ColumnElement[bool]:
     return and_(in_state(Job.status, JobStatus.RUNNING), Job.lease_expires_at < _asked())
 
 
-def _ahead_at_sandbox() -> Select[UUID]:
-    """The jobs that drive the sandbox that a pending job names, or asked for it before."""
+def _ahead_at_sandbox() -> ColumnElement[UUID | None]:
+    """The job that drives the sandbox that a pending one names; or else the first that asked before it."""
     other = aliased(Job)
-    drives = in_state(other.status, JobStatus.RUNNING, JobStatus.HUMAN_INTERVENTION)
-    came_first = and_(
-        in_state(other.status, JobStatus.PENDING),
-        tuple_(other.created_at, other.id) < tuple_(Job.created_at, Job.id),
-    )
-    return (
-        select(other.id)
-        .where(other.sandbox_key == Job.sandbox_key, other.id != Job.id, or_(drives, came_first))
-        .order_by(other.created_at)
+    at_it = select(other.id).where(other.sandbox_key == Job.sandbox_key).correlate(Job)
+    drives = at_it.where(in_state(other.status, JobStatus.RUNNING, JobStatus.HUMAN_INTERVENTION))
+    place = tuple_(other.created_at, other.id)
+    came_first = (
+        at_it.where(in_state(other.status, JobStatus.PENDING), place < tuple_(Job.created_at, Job.id))
+        .order_by(other.created_at, other.id)
         .limit(1)
-        .correlate(Job)
     )
+    return func.coalesce(drives.scalar_subquery(), came_first.scalar_subquery())
 
 
 def _free() -> ColumnElement[bool]:
-    return and_(in_state(Job.status, JobStatus.PENDING), ~_ahead_at_sandbox().exists())
+    # Not as NOT EXISTS, which PostgreSQL turns into a join of all that wait with all that have not ended.
+    return and_(in_state(Job.status, JobStatus.PENDING), _ahead_at_sandbox().is_(None))
 
 
 def claim(session: Session, job_id: UUID, *, owner: str, lease_seconds: float) -> Job | None:
@@ -256,7 +254,7 @@ def _claiming_unheard() -> Select[Any]:
 
 
 def _some(forgotten: ColumnElement[bool], order: SQLColumnExpression[Any]) -> Select[UUID]:
-    some = select(Job.id).where(forgotten).order_by(order, Job.created_at).limit(bindparam("most"))
+    some = select(Job.id).where(forgotten).order_by(order, Job.created_at, Job.id).limit(bindparam("most"))
     return some.with_for_update(of=Job, skip_locked=True)
 
 
@@ -316,8 +314,7 @@ def waits_for(session: Session, job: Job) -> Job | None:
     """The job that a pending one waits for, since both want the same sandbox."""
     if job.status != JobStatus.PENDING or job.sandbox_key is None:
         return None
-    ahead = _ahead_at_sandbox().scalar_subquery()
-    found = session.scalar(select(ahead).select_from(Job).where(Job.id == job.id))
+    found = session.scalar(select(_ahead_at_sandbox()).select_from(Job).where(Job.id == job.id))
     return session.get(Job, found) if found else None
 
 
@@ -563,14 +560,14 @@ def _request_cancel(session: Session, whose: ColumnElement[bool]) -> Sequence[Jo
     # Both statements say which jobs in the same way; the locks of the first keep them as they are.
     marked = session.scalars(
         update(Job)
-        .where(Job.finished_at.is_(None), whose)
+        .where(in_state(Job.status, *ACTIVE), whose)
         .values(cancel_requested_at=func.coalesce(Job.cancel_requested_at, now()))
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
     ).all()
     ended = session.scalars(
         update(Job)
-        .where(Job.finished_at.is_(None), whose, Job.cancel_requested_at.is_not(None))
+        .where(in_state(Job.status, *ACTIVE), whose, Job.cancel_requested_at.is_not(None))
         .where(Job.status != JobStatus.RUNNING)
         .values(event_count=Job.event_count + 1, updated_at=now(), **_ending(JobStatus.CANCELLED))
         .returning(Job)

@@ -1,16 +1,37 @@
-"""What callers look through: pages of jobs, those under way, how many are ahead."""
+"""What callers look through: pages of jobs, those under way, how many are ahead.
+
+A caller has few jobs or a million, in any state, with labels that all of them have or just one. What a query
+costs must not hang on whether PostgreSQL guesses how they are spread: so each says how it is carried out.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    SQLColumnExpression,
+    Subquery,
+    func,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from shared.models import Job
-from shared.states import JobStatus
+from shared.states import ACTIVE, JobStatus
+
+MOST_COUNTED, MOST_LABELLED = 10_000, 1_000
+"""How far is counted; each job with labels has to be read for that, the others just stand in an index."""
+LATEST = 2_000
+"""Labels are looked for among so many first: a page of those that many jobs have is found there."""
+UNDER_WAY = (JobStatus.RUNNING, JobStatus.HUMAN_INTERVENTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,53 +56,116 @@ def page(
     session: Session, wanted: Wanted, *, limit: int, offset: int = 0, after: Position | None = None
 ) -> Sequence[Job]:
     """The wanted jobs, newest first."""
-    query = select(Job).where(*_conditions(wanted))
-    if after is not None:
-        query = query.where(tuple_(Job.created_at, Job.id) < (after.created_at, after.job_id))
-    newest_first = query.order_by(Job.created_at.desc(), Job.id.desc())
-    return session.scalars(newest_first.limit(limit).offset(offset)).all()
+    if not wanted.labels:
+        return _newest(session, _in_order(wanted, after, offset + limit), limit, offset)
+    latest = _in_order(wanted, after, LATEST)
+    labelled = select(latest).where(*_labelled(latest.c.meta, wanted)).subquery()
+    found = _newest(session, labelled, limit, offset)
+    return found if len(found) == limit else _newest(session, _whole(_all(wanted, after)), limit, offset)
 
 
-def count(session: Session, wanted: Wanted) -> int:
-    """How many jobs are wanted, over all pages."""
-    return session.scalar(select(func.count()).select_from(Job).where(*_conditions(wanted))) or 0
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many there are; if not exact, at least so many."""
+
+    number: int
+    is_exact: bool
 
 
-def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+def count(session: Session, wanted: Wanted) -> Count:
+    """How many jobs are wanted, over all pages, as far as that is counted."""
+    most, found = (MOST_LABELLED, _whole(_all(wanted))) if wanted.labels else (MOST_COUNTED, _all(wanted))
+    counted = select(found.c.id).limit(most + 1).subquery()
+    number = session.scalar(select(func.count()).select_from(counted)) or 0
+    return Count(min(number, most), is_exact=number <= most)
+
+
+def _in_order(wanted: Wanted, after: Position | None, most: int) -> Subquery:
+    """The newest of the wanted jobs, whatever their labels: read from one scan for each status, merged."""
+    scans = (
+        select(Job.id, Job.created_at, Job.meta)
+        .where(Job.status == status, *_within(wanted, after))
+        .order_by(Job.created_at.desc(), Job.id.desc())
+        .limit(most)
+        for status in dict.fromkeys(wanted.statuses or JobStatus)
+    )
+    merged = union_all(*scans).subquery()
+    return select(merged).order_by(merged.c.created_at.desc(), merged.c.id.desc()).limit(most).subquery()
+
+
+def _all(wanted: Wanted, after: Position | None = None) -> Subquery:
+    """The wanted jobs in any order."""
+    found = select(Job.id, Job.created_at).where(*_within(wanted, after), *_labelled(Job.meta, wanted))
+    if wanted.statuses:
+        found = found.where(Job.status.in_(wanted.statuses))
+    return found.subquery()
+
+
+def _whole(found: Subquery) -> CTE:
+    """The same, found as if all of it were asked for.
+
+    For a few PostgreSQL might read the table through, in the hope that they come soon.
+    """
+    return select(found).cte().prefix_with("MATERIALIZED")
+
+
+def _within(wanted: Wanted, after: Position | None) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if wanted.owner is not None:
         conditions.append(Job.owner_id == wanted.owner)
-    if wanted.statuses:
-        conditions.append(Job.status.in_(wanted.statuses))
-    for name, values in wanted.labels:
-        conditions.append(or_(*(Job.meta.contains({name: value}) for value in values)))
+    if after is not None:
+        conditions.append(tuple_(Job.created_at, Job.id) < (after.created_at, after.job_id))
     return conditions
 
 
-def _active(owner: UUID | None) -> ColumnElement[bool]:
-    under_way = Job.finished_at.is_(None)
-    return under_way if owner is None else and_(under_way, Job.owner_id == owner)
+def _labelled(meta: SQLColumnExpression[Any], wanted: Wanted) -> list[ColumnElement[bool]]:
+    return [or_(*(meta.contains({name: value}) for value in values)) for name, values in wanted.labels]
 
 
-def active(session: Session, owner: UUID | None, *, limit: int) -> Sequence[Job]:
+def _newest(session: Session, among: FromClause, limit: int, offset: int) -> Sequence[Job]:
+    """The newest jobs among those; what is passed over is not read from the table."""
+    newest_first = among.c.created_at.desc(), among.c.id.desc()
+    shown = select(among.c.id).order_by(*newest_first).limit(limit).offset(offset).subquery()
+    jobs = select(Job).join(shown, Job.id == shown.c.id).order_by(Job.created_at.desc(), Job.id.desc())
+    return session.scalars(jobs).all()
+
+
+class Active(NamedTuple):
+    """How far a job is that has not ended; the columns of that name."""
+
+    id: UUID
+    sandbox_id: str | None
+    cancel_requested_at: datetime | None
+    status: str
+    lease_owner: str | None
+    step_count: int
+
+
+def active(session: Session, owner: UUID | None, *, limit: int) -> Sequence[Active]:
     """Jobs that have not ended: those under way first, then those that wait, in their order."""
-    waiting = case((Job.status == JobStatus.PENDING, 1), else_=0)
-    query = select(Job).where(_active(owner)).order_by(waiting, Job.priority, Job.created_at, Job.id)
-    return session.scalars(query.limit(limit)).all()
+    order = Job.priority, Job.created_at, Job.id
+    whose = _within(Wanted(owner), None)
+    first = union_all(
+        *(
+            select(Job.id).where(Job.status.in_(statuses), *whose).order_by(*order).limit(limit)
+            for statuses in (UNDER_WAY, (JobStatus.PENDING,))
+        )
+    ).subquery()
+    shown = select(*(getattr(Job, name) for name in Active._fields)).join(first, Job.id == first.c.id)
+    query = shown.order_by(Job.status == JobStatus.PENDING, *order).limit(limit)
+    return [Active(*row) for row in session.execute(query)]
 
 
 def active_count(session: Session, owner: UUID | None) -> int:
     """How many jobs have not ended."""
-    return session.scalar(select(func.count()).select_from(Job).where(_active(owner))) or 0
+    under_way = Job.status.in_(ACTIVE), *_within(Wanted(owner), None)
+    return session.scalar(select(func.count()).select_from(Job).where(*under_way)) or 0
 
 
 def queue_position(session: Session, job: Job) -> int | None:
     """How many jobs are ahead of a pending one, itself included; None for any other."""
     if job.status != JobStatus.PENDING:
         return None
-    came_first = tuple_(Job.created_at, Job.id) < (job.created_at, job.id)
-    ahead = and_(
-        Job.status == JobStatus.PENDING,
-        or_(Job.priority < job.priority, and_(Job.priority == job.priority, came_first)),
-    )
-    return 1 + (session.scalar(select(func.count()).select_from(Job).where(ahead)) or 0)
+    place = tuple_(Job.priority, Job.created_at, Job.id)
+    ahead = Job.status == JobStatus.PENDING, place < (job.priority, job.created_at, job.id)
+    return 1 + (session.scalar(select(func.count()).select_from(Job).where(*ahead)) or 0)

@@ -86,10 +86,19 @@ class Job(Base):
             name="lease_while_running",
         ),
         CheckConstraint("finished_at IS NULL OR credentials IS NULL", name="credentials_wiped_at_the_end"),
-        Index("ix_jobs_created_at_id", "created_at", "id"),
-        Index("ix_jobs_active", "created_at", postgresql_where=text("finished_at IS NULL")),
-        Index("ix_jobs_pending", "priority", "created_at", postgresql_where=text("status = 'pending'")),
-        Index("ix_jobs_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
+        # Lists are merged from one scan per status, which is in the order of the list whatever it filters by.
+        Index("ix_jobs_status", "status", "created_at", "id"),
+        Index(
+            "ix_jobs_owner_status",
+            "owner_id",
+            "status",
+            "created_at",
+            "id",
+            postgresql_where=text("owner_id IS NOT NULL"),
+        ),
+        Index("ix_jobs_queue", "priority", "created_at", "id", postgresql_where=text("status = 'pending'")),
+        # Not by its lease: then to renew one would be to write to every index of the table.
+        Index("ix_jobs_running", "created_at", postgresql_where=text("status = 'running'")),
         # One sandbox, one driver: two jobs would fight over one mouse. A human at it counts as a driver.
         Index(
             "ix_jobs_driven_sandbox",
@@ -97,13 +106,14 @@ class Job(Base):
             unique=True,
             postgresql_where=text("status IN ('running', 'human_intervention')"),
         ),
-        Index("ix_jobs_wanted_sandbox", "sandbox_key", postgresql_where=text("status = 'pending'")),
-        Index("ix_jobs_owner", "owner_id", "created_at", "id", postgresql_where=text("owner_id IS NOT NULL")),
         Index(
-            "ix_jobs_owner_active",
-            "owner_id",
-            postgresql_where=text("owner_id IS NOT NULL AND finished_at IS NULL"),
+            "ix_jobs_sandbox_queue",
+            "sandbox_key",
+            "created_at",
+            "id",
+            postgresql_where=text("status = 'pending'"),
         ),
+        Index("ix_jobs_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         Index("ix_jobs_pictures", "finished_at", postgresql_where=text("has_pictures")),
         Index("ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         Index(
@@ -135,7 +145,7 @@ class Job(Base):
     """The caller's own labels."""
     credentials: Mapped[bytes | None]
     """`shared.schemas.Credentials`, encrypted; wiped at the terminal state."""
-    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
     """The job whose context this one continues."""
 
     status: Mapped[str] = mapped_column(server_default=JobStatus.PENDING.value)
@@ -259,6 +269,7 @@ class Note(Base):
     __table_args__ = (
         Index("ix_notes_words", "words", postgresql_using="gin"),
         Index("ix_notes_owner_id", "owner_id"),
+        Index("ix_notes_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
