@@ -71,7 +71,8 @@ class Database:
             connect_args={
                 "application_name": name,
                 "connect_timeout": CONNECT_SECONDS,
-                "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC"
+                # JIT compiles for longer than any statement here runs.
+                "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC -c jit=off"
                 f" -c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}"
                 f" -c plan_cache_mode={'force_generic_plan' if plan_once else 'auto'}",
                 "prepare_threshold": 0 if plan_once else 5,
