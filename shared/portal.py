@@ -8,7 +8,6 @@ Under gevent the thread is a greenlet, and the same holds.
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import httpx
@@ -49,11 +48,23 @@ class Portal:
 
 
 async def _make_client() -> httpx.AsyncClient:
-    # All jobs share it: what one organisation's answer sets would go along with another's request.
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    return httpx.AsyncClient(
-        transport=Transport(httpx.create_ssl_context()),
-        timeout=TIMEOUT,
-        follow_redirects=False,
-        cookies=no_cookies,
-    )
+    transport = Transport(httpx.create_ssl_context())
+    return _Client(transport=transport, timeout=TIMEOUT, follow_redirects=False)
+
+
+class _NoCookies(httpx.Cookies):
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Leaves them: all jobs share the client, and one organisation's are none of another's."""
+
+
+class _Client(httpx.AsyncClient):
+    _none = _NoCookies()
+
+    @property
+    def cookies(self) -> httpx.Cookies:
+        """None, whatever the answers say."""
+        return self._none
+
+    @cookies.setter
+    def cookies(self, _: object) -> None:
+        raise AttributeError("this client has no cookies")

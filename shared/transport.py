@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from urllib.request import getproxies
 
 import aiohttp
 import httpx
@@ -67,7 +68,7 @@ class Transport(httpx.AsyncBaseTransport):
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             trace_configs=[tracing],
-            trust_env=True,  # for proxies
+            trust_env=bool(getproxies()),  # it looks for proxies, and into ~/.netrc, at each request
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
