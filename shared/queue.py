@@ -118,9 +118,10 @@ class Dispatcher:
     def _publish(self, messages: Sequence[tuple[UUID, int]]) -> None:
         try:
             with self._app.producer_or_acquire() as producer, producer.batch():
+                # Nothing to declare: a message goes by its queue's name, and Redis makes the list.
+                sent = {"producer": producer, "retry": False, "declare": []}
                 for job_id, priority in messages:
-                    job = (str(job_id),)
-                    self._app.send_task(RUN_JOB, job, priority=priority, retry=False, producer=producer)
+                    self._app.send_task(RUN_JOB, args=(str(job_id),), priority=priority, **sent)
         except Exception as error:  # noqa: BLE001 - nothing may end the thread
             self._breaker.trip()
             lost = len(messages) + len(self._waiting)
