@@ -54,6 +54,9 @@ def _start(sender: Any, **_: Any) -> None:
     except GuiAgentError as error:
         log.error("%s", error.message)  # noqa: TRY400 - the message says what to do
         raise WorkerShutdown(1) from None
+    except Exception:  # Celery would pass over it, and take messages for nobody
+        log.exception("the worker can't start")
+        raise WorkerShutdown(1) from None
     metrics.SLOTS.set(sender.concurrency)
     spare_collections()
 
