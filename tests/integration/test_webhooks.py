@@ -324,7 +324,7 @@ def test_the_receiver_of_the_documentation(
 def test_a_receiver_that_fails_in_every_way_is_told_in_the_end(
     make_office: Callable[..., Office], settings: Settings, receiver: Receiver
 ) -> None:
-    office = make_office(settings, timeout_seconds=0.3, retry_seconds=0.001)
+    office = make_office(settings, timeout_seconds=1, retry_seconds=0.001)
     receiver.plan[:] = ["500", "302", "404", "close", "nonsense", "hang", "drip", "redirect"]
     failures = len(receiver.plan)
     task_id = office.ended(f"{receiver.url}/huge")
