@@ -1,11 +1,14 @@
 """Wakes on their way out: runs leave them behind, and a thread publishes whatever has gathered."""
 
+import logging
 from collections import deque
 from contextlib import suppress
 from threading import Event, Thread
 from uuid import UUID
 
 from shared.wakes import Waker
+
+log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.002
 
@@ -38,7 +41,14 @@ class WakeBatch:
             self._some.wait()
             self._closed.wait(GATHER_SECONDS)
             self._some.clear()  # before the jobs are taken: who comes later sets it again
+            self._publish()
+        self._publish()
+
+    def _publish(self) -> None:
+        try:
             self._waker.wake(*self._taken())
+        except Exception:  # this thread must outlive whatever happens to one wake
+            log.exception("wakes")
 
     def _taken(self) -> set[UUID]:
         jobs = set[UUID]()
