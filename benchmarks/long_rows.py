@@ -65,7 +65,7 @@ def endurance() -> Iterator[Figure]:
             f"{name} after {ENDURED:,} jobs: more memory", "MB", growth([one.rss for one in seen]), 8
         )
         # Pools that are not full yet go on to fill.
-        yield Figure("… more descriptors", "", growth([one.descriptors for one in seen]), 16)
+        yield Figure("… more descriptors", "", growth([one.descriptors for one in seen]), 2)
 
 
 def growth(values: list[float]) -> float:
