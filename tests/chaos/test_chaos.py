@@ -335,9 +335,11 @@ def test_postgres_refuses_to_write(code: str, arena: Arena, scenario: Scenario) 
 @pytest.mark.long
 def test_the_api_is_killed_while_streams_are_open(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
-        streams = [clients.run(steps=30, patience=patience) for patience in (0, 0, 7)]
-        for _ in range(2):
+        streams = [clients.run(steps=100, patience=patience) for patience in (0, 0, 7)]
+        for number in (1, 2):
             before = [stream.last for stream in streams]
+            # What the connection before had brought already is no sign of the next one.
+            wait_until(lambda: all(stream.connections >= number for stream in streams))  # noqa: B023
             wait_until(lambda: all(s.last > seen for s, seen in zip(streams, before, strict=True)))  # noqa: B023
             arena.kill(arena.api.child)
             arena.api.start_again()
