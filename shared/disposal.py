@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from shared.models import Job, Sandbox
+from shared.statements import in_state
 from shared.states import ACTIVE
 
 RETRY = timedelta(seconds=60)
@@ -73,7 +74,7 @@ def _release() -> Update:
 
 def due(session: Session, *, limit: int) -> Sequence[Sandbox]:
     """Takes sandboxes that are to be deleted now; those that are not `forgotten` come up again."""
-    needed = select(Job.id).where(Job.sandbox_key == Sandbox.key, Job.status.in_(ACTIVE)).exists()
+    needed = select(Job.id).where(Job.sandbox_key == Sandbox.key, in_state(Job.status, *ACTIVE)).exists()
     candidates = (
         select(Sandbox.job_id)
         .where(Sandbox.delete_at < func.statement_timestamp(), ~needed)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from shared.models import Job, Sandbox, Step, Webhook
@@ -31,6 +31,8 @@ def remove_jobs(session: Session, *, days: float, limit: int, pictures: bool) ->
     Not while another continues their context, a sandbox of theirs is not deleted yet, somebody is still to be
     told of their end, or, with `pictures`, the store keeps screenshots of them.
     """
+    # A plan for any number of days reads whole tables to learn what is still needed.
+    session.execute(text("SET LOCAL plan_cache_mode = auto"))
     child = aliased(Job)
     needed = or_(
         select(child.id).where(child.parent_id == Job.id).exists(),

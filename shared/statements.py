@@ -5,6 +5,7 @@ it changes none, and nothing is written. As a transaction of several statements 
 trips more, and four times the CPU (docs/performance.md).
 """
 
+from enum import StrEnum
 from functools import cache
 from typing import Any, cast
 from uuid import UUID
@@ -46,8 +47,8 @@ def now() -> Function[Any]:
     return func.clock_timestamp()
 
 
-def in_state(status: SQLColumnExpression[str], *states: JobStatus) -> ColumnElement[bool]:
-    """Whether a job is in one of these states: as constants, or no generic plan uses a partial index."""
+def in_state(status: SQLColumnExpression[str], *states: StrEnum) -> ColumnElement[bool]:
+    """Whether it is one of these states: as constants, or no generic plan uses a partial index."""
     return status.in_([literal_column(f"'{state}'", Text()) for state in states])
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from shared.models import Delivery, Event, Job, Webhook
 from shared.schemas import Receiver
+from shared.statements import in_state
 from shared.states import DeliveryState
 from shared.summary import TaskSummary, summary, timestamp
 
@@ -76,7 +77,7 @@ def claim(session: Session, *, lease_seconds: float, limit: int, avoiding: Colle
     due = (
         select(Delivery.job_id, Delivery.seq)
         .join(Webhook, Webhook.job_id == Delivery.job_id)
-        .where(Delivery.state == DeliveryState.PENDING, Delivery.due_at < func.statement_timestamp())
+        .where(in_state(Delivery.state, DeliveryState.PENDING), Delivery.due_at < func.statement_timestamp())
         .where(Webhook.host.not_in(avoiding))
         .order_by(Delivery.due_at)
         .limit(limit)
