@@ -351,11 +351,8 @@ class Clients:
         wait_until(lambda: self.steps(job_id) >= count, 30)
 
     def wait_for_run(self, job_id: str, number: int) -> None:
-        """Returns when the job is in that run, or in a later one.
-
-        Or when it has ended: PostgreSQL may carry out a commit whose sender was killed or frozen meanwhile.
-        """
-        wait_until(lambda: self.runs(job_id) >= number or self._column("finished_at", job_id), 30)
+        """Returns when the job is in that run, or in a later one."""
+        wait_until(lambda: self.runs(job_id) >= number, 30)
 
     def done(self, job_id: str) -> int:
         """How many actions were really carried out for the job by now."""

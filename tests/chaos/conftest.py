@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.arena import Arena, Conditions
 from tests.chaos.clients import Clients
 
-QUICK = {"LEASE_SECONDS": "2", "SWEEP_SECONDS": "0.3", "MODEL_IMAGE": "url"}
+QUICK = {"LEASE_SECONDS": "2", "SWEEP_SECONDS": "0.3", "MODEL_IMAGE": "url", "WEB_CONCURRENCY": "1"}
 EMPTY = "TRUNCATE jobs CASCADE"
 
 Scenario = Callable[[], AbstractContextManager[Clients]]

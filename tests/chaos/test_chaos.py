@@ -110,7 +110,7 @@ def test_a_worker_is_killed_in_the_midst_of_an_action(moment: str, arena: Arena,
 
 def test_a_zombie_neither_acts_nor_writes(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
-        clients.submit_many(8, steps=25)
+        clients.submit_many(8, steps=60)  # none of them is about to end
         worker = busy(arena, jobs=3)
         arena.freeze(worker.child)
         held = arena.held_by(worker)
@@ -265,8 +265,8 @@ def test_redis_is_frozen(arena: Arena, scenario: Scenario) -> None:
         jobs = clients.submit_many(5)
         for job_id in jobs:
             clients.wait_for_run(job_id, 1)
-        # Nobody was made to wait for what the API found out meanwhile, each of its processes once.
-        wait_until(lambda: 1 <= logged(arena, "api", "not dispatched") - refused <= 2)
+        # The API found out once, in the background; it did not try again for the others.
+        wait_until(lambda: logged(arena, "api", "not dispatched") - refused == 1)
         arena.thaw(arena.valkey.child)
 
 

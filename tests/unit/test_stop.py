@@ -54,6 +54,7 @@ def test_no_read_begins_once_it_was_told(stop: Stop, reason: Reason) -> None:
 def test_an_action_under_way_is_waited_for(stop: Stop, reason: Reason) -> None:
     tell(stop, reason)
     assert asyncio.run(stop.wait_for(late_answer(), effect=True)) == "done"
+    assert asyncio.run(stop.wait_for(late_answer(), effect=True)) == "done", "nor is one that begins then"
     with pytest.raises(Stopped):
         stop.check()
 
