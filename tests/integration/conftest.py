@@ -20,6 +20,7 @@ from shared import events, jobs
 from shared.db import Database
 from shared.jobs import Lease, Progress
 from shared.models import Job, Step
+from shared.portal import Portal
 from shared.schemas import Usage
 from shared.settings import Settings
 from shared.states import StepStatus
@@ -89,6 +90,14 @@ def shared_client(
 def submitted(client: FlaskClient) -> str:
     """A pending task."""
     return submit(client)
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[Portal]:
+    """An event loop of their own for the tests of a module."""
+    portal = Portal()
+    yield portal
+    portal.close()
 
 
 def submit(client: FlaskClient, **more: Any) -> str:

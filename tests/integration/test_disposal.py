@@ -55,13 +55,6 @@ def settings(
     return settings_for(emptied_database, valkey)
 
 
-@pytest.fixture(scope="module")
-def portal() -> Iterator[Portal]:
-    portal = Portal()
-    yield portal
-    portal.close()
-
-
 @dataclass
 class Yard:
     """Lybic, as it really is there, and our side of it."""

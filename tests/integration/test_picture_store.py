@@ -1,7 +1,6 @@
 """The store of screenshots, and the janitor that empties it."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -53,13 +52,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(folder: Path) -> PictureStore:
     return opened(folder)
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[Portal]:
-    portal = Portal()
-    yield portal
-    portal.close()
 
 
 # --- the store ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Old jobs are removed, with all that was theirs; none that something still needs."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -46,13 +46,6 @@ def settings(
             "pictures": PictureSettings(store=str(tmp_path / "pictures"), days=90),
         }
     )
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[Portal]:
-    portal = Portal()
-    yield portal
-    portal.close()
 
 
 @pytest.fixture

@@ -123,13 +123,6 @@ def elsewhere(site_of: Callable[[], Site]) -> Site:
     return site
 
 
-@pytest.fixture(scope="module")
-def portal() -> Iterator[Portal]:
-    portal = Portal()
-    yield portal
-    portal.close()
-
-
 @pytest.fixture
 def fetch(lybic: Site, portal: Portal) -> Callable[[str], str]:
     fetcher = ScreenshotFetcher(portal.http, AllowedHosts([lybic.url], []))

@@ -1,7 +1,7 @@
 """HTTP over aiohttp: no request leaves twice, none leaves after its check, and a lost answer is called so."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -13,13 +13,6 @@ from shared.portal import Portal
 from shared.transport import checked_before_sending
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: a=b\r\n\r\nok"
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[Portal]:
-    portal = Portal()
-    yield portal
-    portal.close()
 
 
 @dataclass

@@ -65,13 +65,6 @@ def settings(
     return settings_for(emptied_database, valkey).model_copy(update={"worker": quick, "webhooks": told})
 
 
-@pytest.fixture(scope="module")
-def portal() -> Iterator[Portal]:
-    portal = Portal()
-    yield portal
-    portal.close()
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     with receiving() as one:
