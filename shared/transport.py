@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
@@ -68,8 +68,8 @@ class Transport(httpx.AsyncBaseTransport):
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             trace_configs=[tracing],
-            trust_env=bool(getproxies()),  # it looks for proxies, and into ~/.netrc, at each request
         )
+        self._proxies = _proxies()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The response, its body to be read yet. Raises httpx's errors."""
@@ -82,6 +82,7 @@ class Transport(httpx.AsyncBaseTransport):
                 headers=request.headers.multi_items(),
                 data=body or None,
                 allow_redirects=False,
+                proxy=self._proxy_for(request.url),
                 timeout=aiohttp.ClientTimeout(
                     sock_connect=seconds.get("connect"), sock_read=seconds.get("read")
                 ),
@@ -90,9 +91,22 @@ class Transport(httpx.AsyncBaseTransport):
             response.status, headers=response.raw_headers, stream=_Body(request, response), request=request
         )
 
+    def _proxy_for(self, url: httpx.URL) -> str | None:
+        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
+        return proxy if proxy and not proxy_bypass(url.host) else None
+
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._session.close()
+
+
+def _proxies() -> dict[str, str]:
+    """Those of the environment, by scheme.
+
+    aiohttp would look for them at each request, in a thread, and send passwords from ~/.netrc.
+    """
+    named = {scheme: url for scheme, url in getproxies().items() if scheme in {"http", "https", "all"}}
+    return {scheme: url if "://" in url else f"http://{url}" for scheme, url in named.items()}
 
 
 KEEP_SECONDS = 5.0

@@ -10,7 +10,7 @@ import pytest
 
 from local.processes import free_port
 from shared.portal import Portal
-from shared.transport import checked_before_sending
+from shared.transport import Transport, checked_before_sending
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: a=b\r\n\r\nok"
 
@@ -177,3 +177,26 @@ def test_a_call_that_is_abandoned_leaves_no_connection_behind(portal: Portal) ->
     server = Server([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", OK])
     meet(portal, server, abandoned)
     assert server.connections == 2
+
+
+@pytest.mark.parametrize("excepted", ["", "elsewhere.example, .example"])
+def test_a_proxy_of_the_environment_is_asked_unless_it_is_excepted(
+    monkeypatch: pytest.MonkeyPatch, excepted: str
+) -> None:
+    async def met() -> None:
+        async with proxy.running():
+            monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//us%40er:secret@"))
+            monkeypatch.setenv("no_proxy", excepted)
+            async with httpx.AsyncClient(transport=Transport(httpx.create_ssl_context())) as http:
+                await post(http, "http://lybic.example/path")
+
+    proxy = Server([OK])
+    if excepted:
+        with pytest.raises(httpx.ConnectError):
+            asyncio.run(met())
+        assert not proxy.requests
+    else:
+        asyncio.run(met())
+        (request,) = proxy.requests
+        assert request.startswith(b"POST http://lybic.example/path HTTP/1.1")
+        assert b"Proxy-Authorization: Basic dXNAZXI6c2VjcmV0" in request
