@@ -1,7 +1,8 @@
 """The connection to PostgreSQL: an engine, and transactions that translate the driver's errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -13,11 +14,20 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.settings import StorageSettings
 
+UNAVAILABLE = (
+    OperationalError,
+    InterfaceError,
+    InternalError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+)
 CONNECT_SECONDS = 3
 STATEMENT_MILLISECONDS = 10_000
 IDLE_MILLISECONDS = 5_000
@@ -58,29 +68,13 @@ class Database:
         for any parameters. `overflow` makes further connections, up to as many again, for those who would
         wait; each is closed after one use, which under steady load costs more than the waiting.
         """
-        if settings.url is None:
-            raise ConfigurationError(
-                "POSTGRES_CONNECTION_STRING is not set. For a database of its own, run `lybic-guiagent up`."
-            )
         engine = create_engine(
-            driver_url(settings.url.get_secret_value()),
+            _url(settings),
             pool_size=settings.pool_size,
             max_overflow=settings.pool_size if overflow else 0,
             pool_timeout=POOL_WAIT_SECONDS,
             hide_parameters=True,  # the text of a failed statement reaches the log
-            connect_args={
-                "application_name": name,
-                "connect_timeout": CONNECT_SECONDS,
-                # JIT compiles for longer than any statement here runs.
-                "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC -c jit=off"
-                f" -c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}"
-                f" -c plan_cache_mode={'force_generic_plan' if plan_once else 'auto'}",
-                "prepare_threshold": 0 if plan_once else 5,
-                "keepalives_idle": 5,
-                "keepalives_interval": 2,
-                "keepalives_count": 3,
-                "tcp_user_timeout": STATEMENT_MILLISECONDS,
-            },
+            connect_args=_how(name, plan_once=plan_once),
         )
         if pre_ping:
             event.listen(engine, "checkout", _refuse_closed)
@@ -116,6 +110,69 @@ class Database:
         self.engine.dispose()
 
 
+class AsyncDatabase:
+    """A pool of connections for an event loop, to be used on that. Each statement is a transaction by itself.
+
+    Of SQLAlchemy it has the pool alone: statements come as psycopg takes them (`shared.statements`).
+    Statements are prepared and planned at their first use.
+    """
+
+    def __init__(self, settings: StorageSettings, *, name: str) -> None:
+        self._engine = create_async_engine(
+            _url(settings),
+            pool_size=settings.pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_WAIT_SECONDS,
+            pool_reset_on_return=None,  # nothing is left open
+            connect_args={"autocommit": True, **_how(name, plan_once=True)},
+        )
+
+    async def fetch_one(self, text: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The first row that the statement gives. Raises `StorageUnavailable` as `Database` does."""
+        with _translated():
+            connection = await self._engine.raw_connection()
+            driver = cast(psycopg.AsyncConnection, connection.driver_connection)
+            try:
+                cursor = await driver.execute(text.encode(), parameters)
+                return await cursor.fetchone()
+            except BaseException:
+                connection.invalidate()  # whatever it is in the midst of
+                if driver.closed:
+                    await self.close()  # the others are, too, if PostgreSQL was restarted
+                raise
+            finally:
+                connection.close()
+
+    async def close(self) -> None:
+        """Closes the connections that are not in use."""
+        await self._engine.dispose()
+
+
+def _url(settings: StorageSettings) -> str:
+    if settings.url is None:
+        raise ConfigurationError(
+            "POSTGRES_CONNECTION_STRING is not set. For a database of its own, run `lybic-guiagent up`."
+        )
+    return driver_url(settings.url.get_secret_value())
+
+
+def _how(name: str, *, plan_once: bool) -> dict[str, Any]:
+    """How connections are made."""
+    return {
+        "application_name": name,
+        "connect_timeout": CONNECT_SECONDS,
+        # JIT compiles for longer than any statement here runs.
+        "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC -c jit=off"
+        f" -c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}"
+        f" -c plan_cache_mode={'force_generic_plan' if plan_once else 'auto'}",
+        "prepare_threshold": 0 if plan_once else 5,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": STATEMENT_MILLISECONDS,
+    }
+
+
 def _refuse_closed(connection: psycopg.Connection, *_: object) -> None:
     """Has the pool connect anew if PostgreSQL has closed the connection: that stands in its socket.
 
@@ -132,7 +189,7 @@ def _refuse_closed(connection: psycopg.Connection, *_: object) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:
+    except (*UNAVAILABLE, PoolTimeout) as error:
         raise StorageUnavailable("the database does not answer") from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -11,15 +11,17 @@ from typing import cast
 from uuid import UUID
 
 from sqlalchemy import (
-    ColumnElement,
+    CTE,
+    Interval,
+    LargeBinary,
+    Select,
     Table,
-    Update,
     Uuid,
-    and_,
     any_,
     bindparam,
     delete,
     func,
+    literal,
     or_,
     select,
     update,
@@ -36,40 +38,48 @@ MOST_ATTEMPTS = 60
 """After an hour of failures its own life at Lybic is left to end it."""
 
 
-def announce(session: Session, job_id: UUID, credentials: bytes, *, linger_seconds: float) -> None:
-    """A sandbox is about to be made for the job; again after a crash, that changes nothing."""
-    row = {"job_id": job_id, "credentials": credentials, "linger": timedelta(seconds=linger_seconds)}
-    session.execute(_ANNOUNCE, row)
+SANDBOXES = cast(Table, Sandbox.__table__)
+COLUMNS = SANDBOXES.c
 
 
-def made(session: Session, job_id: UUID, sandbox_id: str, key: str) -> None:
-    """It was made, and is known by this id."""
-    session.execute(_MADE, {"of_job": job_id, "sandbox_id": sandbox_id, "key": key})
+def announcing(job: CTE) -> Sequence[CTE]:
+    """A sandbox is about to be made for the job (`sealed`, `linger`); after a crash, that was known."""
+    given = (bindparam("sealed", type_=LargeBinary()), bindparam("linger", type_=Interval()))
+    row = select(job.c.id, *given)
+    announced = insert(SANDBOXES).from_select(["job_id", "credentials", "linger"], row)
+    return [announced.on_conflict_do_nothing().cte("announced")]
 
 
-def release(session: Session, job_ids: Collection[UUID]) -> None:
+def made(job: CTE) -> Sequence[CTE]:
+    """It was made, and is known by the job's `sandbox_id` and `sandbox_key`."""
+    known = {"sandbox_id": job.c.sandbox_id, "key": job.c.sandbox_key}
+    return [update(SANDBOXES).where(COLUMNS.job_id == job.c.id).values(known).cte("made")]
+
+
+def releasing(job: CTE) -> Sequence[CTE]:
     """The jobs have ended: what was made for them, or used by them, may go when it has lingered.
 
     A job that named the sandbox itself, or asked to keep it, makes it its caller's own.
     """
+    ours = or_(COLUMNS.job_id == job.c.id, COLUMNS.key == job.c.sandbox_key)  # a key may be NULL
+    kept = job.c.options["keep_sandbox"].as_boolean()
+    later = func.clock_timestamp() + COLUMNS.linger
+    return [
+        delete(SANDBOXES).where(ours, kept).cte("theirs"),
+        update(SANDBOXES).where(ours, ~kept).values(delete_at=later, attempts=0).cte("released"),
+    ]
+
+
+def release(session: Session, job_ids: Collection[UUID]) -> None:
+    """The same for jobs that were ended by others than their runs."""
     session.execute(_release(), {"ended": list(job_ids)})
 
 
-SANDBOXES = cast(Table, Sandbox.__table__)
-_ANNOUNCE = insert(SANDBOXES).on_conflict_do_nothing()
-_MADE = update(SANDBOXES).where(SANDBOXES.c.job_id == bindparam("of_job"))
-
-
 @cache
-def _release() -> Update:
-    ended = Job.id == any_(bindparam("ended", type_=ARRAY(Uuid())))
-    ours = or_(
-        SANDBOXES.c.job_id == Job.id,
-        and_(SANDBOXES.c.key == Job.sandbox_key, SANDBOXES.c.key.is_not(None)),
-    )
-    theirs = delete(SANDBOXES).where(ended, ours, _kept()).cte("theirs")
-    later = func.clock_timestamp() + SANDBOXES.c.linger
-    return update(SANDBOXES).where(ended, ours, ~_kept()).values(delete_at=later, attempts=0).add_cte(theirs)
+def _release() -> Select[int]:
+    job = (Job.id, Job.options, Job.sandbox_key)
+    ended = select(*job).where(Job.id == any_(bindparam("ended", type_=ARRAY(Uuid())))).cte("job")
+    return select(literal(1)).add_cte(*releasing(ended))
 
 
 def due(session: Session, *, limit: int) -> Sequence[Sandbox]:
@@ -94,7 +104,3 @@ def due(session: Session, *, limit: int) -> Sequence[Sandbox]:
 def forget(session: Session, job_id: UUID) -> None:
     """The sandbox that was made for the job is gone."""
     session.execute(delete(Sandbox).where(Sandbox.job_id == job_id))
-
-
-def _kept() -> ColumnElement[bool]:
-    return cast(ColumnElement[bool], Job.options["keep_sandbox"].as_boolean())

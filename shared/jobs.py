@@ -1,17 +1,15 @@
 """A job's durable life: submitted, claimed, stepped through, ended.
 
 Every function takes a session and never commits. Two rules hold here. At most one run writes: a claim raises
-the job's run number, and every write of a run is an UPDATE that says `run = :mine`; if it hits no row, the
-run raises `LeaseLost` and stops. And the job's row is locked before its events are numbered, so that the
-order of commits is the order of numbers.
+the job's run number, and every write of a run (`shared.writes`) is an UPDATE that says `run = :mine`; if it
+hits no row, the run raises `LeaseLost` and stops. And the job's row is locked before its events are numbered,
+so that the order of commits is the order of numbers.
 """
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache
-from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -42,24 +40,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
-from shared import disposal, events, statements
-from shared.errors import IdempotencyConflict, JobConflict, JobNotFound, LeaseLost
-from shared.events import NewEvent
+from shared import disposal, events, statements, writes
+from shared.errors import IdempotencyConflict, JobConflict, JobNotFound
 from shared.models import Event, Job, Step
-from shared.schemas import NewJob, Usage, sandbox_key
+from shared.schemas import NewJob, sandbox_key
 from shared.statements import JOBS, in_state, now
 from shared.states import ACTIVE, JobStatus, StepStatus
-
-INTERRUPTED = "The run was interrupted here: this action may or may not have happened. Look at the screen."
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to work at a job: who holds it, and under which run number."""
-
-    job_id: UUID
-    run: int
-    owner: str
+from shared.writes import INTERRUPTED, Lease, carry_out, ending
 
 
 def _asked() -> Function[Any]:
@@ -368,175 +355,15 @@ def _asked_to_cancel() -> Select[UUID]:
     return select(Job.id).where(named, Job.cancel_requested_at.is_not(None))
 
 
-# --- writing under a lease ------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Progress:
-    """How many events and steps a run knows its job to have; nobody else adds any while it holds the lease.
-
-    A write says from which counts it starts. So one whose answer was lost can be tried again: if it had been
-    committed, the counts are already where it wanted them, and it is not done twice.
-    """
-
-    events: int
-    steps: int
-
-
-class AlreadyWritten(Exception):
-    """This very write was committed by an earlier attempt."""
-
-
-def write(
-    connection: Session | Connection,
-    lease: Lease,
-    new_events: Sequence[NewEvent] = (),
-    *,
-    progress: Progress | None = None,
-    **values: Any,
-) -> datetime | None:
-    """Changes the job's columns and appends events, if the lease still holds. It is one statement.
-
-    Returns when somebody asked to cancel the job. Raises `LeaseLost`, and `AlreadyWritten` where `progress`
-    shows it.
-    """
-    return _write(connection, lease, new_events, progress, values)
-
-
-STEP_COLUMNS = (
-    "status",
-    "screenshot",
-    "picture",
-    "raw",
-    "thought",
-    "actions",
-    "feedback",
-    "input_tokens",
-    "output_tokens",
-    "model_ms",
-)
-
-
-def add_step(
-    connection: Session | Connection,
-    lease: Lease,
-    step: Step,
-    usage: Usage,
-    new_events: Sequence[NewEvent],
-    progress: Progress,
-) -> datetime | None:
-    """Records a step (the intent, before anything is done) with its events and what the model used.
-
-    It is one statement. Returns when somebody asked to cancel the job.
-    """
-    opens = {name: value for name in STEP_COLUMNS if (value := getattr(step, name)) is not None}
-    return _write(connection, lease, new_events, progress, {}, opens=opens, used=usage.model_dump())
-
-
-def close_step(
-    connection: Session | Connection,
-    lease: Lease,
-    status: StepStatus,
-    new_events: Sequence[NewEvent],
-    progress: Progress,
-    *,
-    feedback: str | None = None,
-    action_ms: int | None = None,
-    **values: Any,
-) -> None:
-    """Records the outcome of the last step, in one statement; `values` are columns of the job."""
-    closes = {"status": status.value, "feedback": feedback, "action_ms": action_ms}
-    _write(connection, lease, new_events, progress, values, closes=closes)
-
-
-def _write(
-    connection: Session | Connection,
-    lease: Lease,
-    new_events: Sequence[NewEvent],
-    progress: Progress | None,
-    values: Mapping[str, Any],
-    *,
-    opens: Mapping[str, Any] = MappingProxyType({}),
-    closes: Mapping[str, Any] = MappingProxyType({}),
-    used: Mapping[str, int] = MappingProxyType({}),
-) -> datetime | None:
-    """Carries out `statements.write`."""
-    statement = statements.write(
-        tuple(values), tuple(opens), tuple(closes), tells=bool(new_events), counted=bool(progress)
-    )
-    given: dict[str, Any] = {"lease_job_id": lease.job_id, "lease_run": lease.run, "told": len(new_events)}
-    for prefix, columns in (("job", values), ("open", opens), ("close", closes), ("used", used)):
-        given |= {f"{prefix}_{name}": value for name, value in columns.items()}
-    if progress:
-        given |= {"events": progress.events, "steps": progress.steps}
-    if new_events:
-        given["types"] = [event.type for event in new_events]
-        given["payloads"] = [json.dumps(event.payload) for event in new_events]
-    written = connection.execute(statement, given).one_or_none()
-    if written is None:
-        if progress and _is_written(connection, lease, progress, len(new_events), int(bool(opens))):
-            raise AlreadyWritten
-        raise LeaseLost(f"run {lease.run} of task {lease.job_id} does not hold it any more")
-    cancel_requested_at: datetime | None = written.cancel_requested_at
-    return cancel_requested_at
-
-
-def _is_written(
-    connection: Session | Connection, lease: Lease, before: Progress, new_events: int, new_steps: int
-) -> bool:
-    held = select(JOBS.c.event_count, JOBS.c.step_count).where(
-        JOBS.c.id == lease.job_id, JOBS.c.run == lease.run, JOBS.c.status == JobStatus.RUNNING
-    )
-    counts = connection.execute(held).one_or_none()
-    return counts is not None and tuple(counts) == (before.events + new_events, before.steps + new_steps)
-
-
 # --- ending ---------------------------------------------------------------------------------------------
-
-
-def _ending(status: JobStatus, **values: Any) -> dict[str, Any]:
-    """The columns of a run that ends, with whatever it may not keep."""
-    ended: dict[str, Any] = {"status": status, "lease_owner": None, "lease_expires_at": None, **values}
-    if status.terminal:
-        ended.update(finished_at=now(), credentials=None)
-    return ended
-
-
-def _end_run(session: Session, lease: Lease, last: NewEvent, status: JobStatus, **values: Any) -> None:
-    """Ends the run in one go: status, last event, and no step left open."""
-    closes = {"status": StepStatus.INTERRUPTED.value, "feedback": INTERRUPTED}
-    _write(session, lease, [last], None, _ending(status, **values), closes=closes)
-    if status.terminal:
-        disposal.release(session, [lease.job_id])
-
-
-def finish(session: Session, lease: Lease, output: str) -> None:
-    """The model said that the job is done."""
-    _end_run(session, lease, events.finished(output), JobStatus.FINISHED, output=output)
-
-
-def fail(session: Session, lease: Lease, code: str, message: str) -> None:
-    """The job ended without success, for the reason that `code` names."""
-    failed = events.error(code, message)
-    _end_run(session, lease, failed, JobStatus.ERROR, error_code=code, error_message=message)
 
 
 def call_human(session: Session, lease: Lease, content: str) -> None:
     """The model asks for a human: the run ends, the job waits; unless somebody asked to cancel it by now."""
     asked = select(Job.cancel_requested_at).where(Job.id == lease.job_id).with_for_update()
-    if session.scalar(asked) is not None:  # nobody would look for that again while the job waits
-        return cancel(session, lease)
-    return _end_run(session, lease, events.human_intervention(content), JobStatus.HUMAN_INTERVENTION)
-
-
-def give_back(session: Session, lease: Lease) -> None:
-    """The worker is going down: the job is free for another one at once."""
-    _end_run(session, lease, events.status(JobStatus.PENDING), JobStatus.PENDING)
-
-
-def cancel(session: Session, lease: Lease) -> None:
-    """The run noticed the request to cancel and has stopped acting."""
-    _end_run(session, lease, events.cancelled(), JobStatus.CANCELLED)
+    # Nobody would look for that again while the job waits.
+    cancelled = session.scalar(asked) is not None
+    carry_out(session, writes.cancelled(lease) if cancelled else writes.called_human(lease, content))
 
 
 def request_cancel(session: Session, job_id: UUID, *, owner: UUID | None = None) -> Job:
@@ -569,7 +396,7 @@ def _request_cancel(session: Session, whose: ColumnElement[bool]) -> Sequence[Jo
         update(Job)
         .where(in_state(Job.status, *ACTIVE), whose, Job.cancel_requested_at.is_not(None))
         .where(Job.status != JobStatus.RUNNING)
-        .values(event_count=Job.event_count + 1, updated_at=now(), **_ending(JobStatus.CANCELLED))
+        .values(event_count=Job.event_count + 1, updated_at=now(), **ending(JobStatus.CANCELLED))
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
     ).all()

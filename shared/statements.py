@@ -5,6 +5,8 @@ it changes none, and nothing is written. As a transaction of several statements 
 trips more, and four times the CPU (docs/performance.md).
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from typing import Any, cast
@@ -19,6 +21,7 @@ from sqlalchemy import (
     SQLColumnExpression,
     Table,
     Text,
+    and_,
     bindparam,
     column,
     func,
@@ -32,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
+from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from shared import events
 from shared.models import Event, Job, Step
@@ -96,27 +100,73 @@ Gives the ids of those that no request with the same idempotency key had inserte
 """
 
 
+DIALECT = dialect()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement as psycopg takes it, so that SQLAlchemy has nothing left to do when it is carried out.
+
+    That had cost three times as much as psycopg does (docs/performance.md).
+    """
+
+    text: str
+    _constants: Mapping[str, Any]
+    _processors: Mapping[str, Callable[[Any], Any]]
+
+    @classmethod
+    def of(cls, statement: Select[Any]) -> "Statement":
+        """Compiled once, for any parameters."""
+        compiled = statement.compile(dialect=DIALECT)
+        bound = {name: parameter for parameter, name in compiled.bind_names.items()}
+        constants = {name: one.value for name, one in bound.items() if not one.required}
+        processors = {
+            name: processor
+            for name, one in bound.items()
+            if (processor := one.type.dialect_impl(DIALECT).bind_processor(DIALECT))
+        }
+        return cls(str(compiled), constants, processors)
+
+    def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What to send along for these values of its parameters."""
+        values = {**self._constants, **given}
+        return values | {name: process(values[name]) for name, process in self._processors.items()}
+
+
+Part = Callable[[CTE], Sequence[CTE]]
+"""Makes what else belongs to a write: of the job as the write leaves it, with its `id`, `options`,
+`sandbox_id` and `sandbox_key`."""
+
+
 @cache
 def write(
-    values: tuple[str, ...], opens: tuple[str, ...], closes: tuple[str, ...], *, tells: bool, counted: bool
-) -> Select[Any]:
+    values: tuple[str, ...],
+    opens: tuple[str, ...],
+    closes: tuple[str, ...],
+    also: Part | None,
+    *,
+    tells: bool,
+    counted: bool,
+) -> Statement:
     """The statement. It gives `cancel_requested_at`, in one row, or none where the lease does not hold.
 
     `values` are the job's columns that are set, `opens` those of a step that is added, `closes` those that
-    are set of the last step, if that is an intent without an outcome. `tells`: events are added. `counted`:
-    only while the job has as many events and steps as the caller knows. Parameters are `lease_job_id` and
-    `lease_run` (SQLAlchemy would set columns of the names of bare ones); `job_NAME`, `open_NAME` and
-    `close_NAME`; `told`, how many events, with arrays `types` and `payloads` of texts; `events` and `steps`,
-    the known counts; and for a step that is added `used_NAME` for each of `COUNTERS`.
+    are set of the last step, if that is an intent without an outcome. `also` is what else belongs to it.
+    `tells`: events are added. `counted`: only while the job has as many events and steps as the caller knows.
+    Parameters are `lease_job_id` and `lease_run` (SQLAlchemy would set columns of the names of bare ones);
+    `job_NAME`, `open_NAME` and `close_NAME`; `told`, how many events, with arrays `types` and `payloads` of
+    texts; `events` and `steps`, the known counts; and for a step that is added `used_NAME` for each of
+    `COUNTERS`.
     """
-    job = _job(values, counted=counted, opens=bool(opens))
+    job = _job(values, counted=counted, opens=bool(opens), more=bool(also))
     parts = [_told(job)] if tells else []
     parts += [_opened(job, opens)] if opens else []
     parts += [_closed(job, closes)] if closes else []
-    return select(job.c.cancel_requested_at).add_cte(*parts)
+    parts += also(job) if also else []
+    return Statement.of(select(job.c.cancel_requested_at).add_cte(*parts))
 
 
-def _job(values: tuple[str, ...], *, counted: bool, opens: bool) -> CTE:
+def _job(values: tuple[str, ...], *, counted: bool, opens: bool, more: bool) -> CTE:
     known = [JOBS.c.event_count == bindparam("events"), JOBS.c.step_count == bindparam("steps")]
     changes: dict[str, ColumnElement[Any]] = {
         "event_count": JOBS.c.event_count + bindparam("told", type_=Integer()),
@@ -126,18 +176,22 @@ def _job(values: tuple[str, ...], *, counted: bool, opens: bool) -> CTE:
     if opens:
         changes["step_count"] = JOBS.c.step_count + 1
         changes |= {name: JOBS.c[name] + bindparam(f"used_{name}") for name in COUNTERS}
-    return (
-        update(JOBS)
-        .where(
-            JOBS.c.id == bindparam("lease_job_id"),
-            JOBS.c.run == bindparam("lease_run"),
-            JOBS.c.status == JobStatus.RUNNING.value,
-            *(known if counted else ()),
-        )
-        .values(changes)
-        .returning(JOBS.c.id, JOBS.c.event_count, JOBS.c.step_count, JOBS.c.cancel_requested_at)
-        .cte("job")
+    told = (JOBS.c.id, JOBS.c.event_count, JOBS.c.step_count, JOBS.c.cancel_requested_at)
+    further = (JOBS.c.options, JOBS.c.sandbox_id, JOBS.c.sandbox_key) if more else ()
+    held = update(JOBS).where(_held(), *(known if counted else ()))
+    return held.values(changes).returning(*told, *further).cte("job")
+
+
+def _held() -> ColumnElement[bool]:
+    return and_(
+        JOBS.c.id == bindparam("lease_job_id"),
+        JOBS.c.run == bindparam("lease_run"),
+        in_state(JOBS.c.status, JobStatus.RUNNING),
     )
+
+
+COUNTS = Statement.of(select(JOBS.c.event_count, JOBS.c.step_count).where(_held()))
+"""How many events and steps the job of a lease has, in one row, or none where the lease does not hold."""
 
 
 def _told(job: CTE) -> CTE:

@@ -15,8 +15,8 @@ from uuid import UUID
 from shared import jobs
 from shared.db import Database
 from shared.errors import StorageUnavailable
-from shared.jobs import Lease
 from shared.settings import WorkerSettings
+from shared.writes import Lease
 from worker.stop import Reason, Stop
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from concurrent.futures import Future, wait
 from threading import BoundedSemaphore, Timer
 from uuid import UUID
 
-from shared.db import Database
+from shared.db import AsyncDatabase, Database
 from shared.errors import StorageUnavailable
 from shared.pictures import PictureStore
 from shared.portal import Portal
@@ -36,7 +36,8 @@ class Process:
         self._settings = settings.worker
         # Whoever uses it tries again, or leaves it to a sweep: connections need no asking whether they live.
         self._db = Database.connect(settings.storage, name=f"guiagent {name}", pre_ping=False, plan_once=True)
-        self._storage = Storage(self._db, settings.storage.pool_size)
+        self._writes = AsyncDatabase(settings.storage, name=f"guiagent {name} runs")
+        self._storage = Storage(self._db, self._writes)
         self._portal = Portal(uvloop=True)
         self._wakes = WakeBatch(Waker(connect(settings.redis)))
         # A connection of its own: runs that queue for the others must not cost them their leases.
@@ -93,6 +94,7 @@ class Process:
         wait(list(self._runs))
         self._courier.close()
         self._keeper.close()
+        self._portal.call(self._writes.close)
         self._portal.close()
         self._storage.close()
         self._wakes.close()

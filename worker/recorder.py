@@ -3,28 +3,25 @@
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from shared import events, jobs, notes
+from shared import events, notes, writes
 from shared.conversation import Message, Turn, trailing, window
 from shared.events import NewEvent
-from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Step
 from shared.schemas import Usage
 from shared.settings import AgentSettings
 from shared.states import StepStatus
+from shared.writes import AlreadyWritten, Lease, Progress, Write
 from worker.actions import Decision
 from worker.metrics import StepWatch
 from worker.protocols import Answer, Observation
 from worker.stop import Reason, Stop
 from worker.storage import Storage, persist
 from worker.wakes import WakeBatch
-
-T = TypeVar("T")
 
 GO_ON = "Noted. Go on."
 FAILURES = frozenset({StepStatus.FAILED, StepStatus.UNKNOWN})
@@ -98,14 +95,7 @@ class JobRecorder:
     async def observed(self, observation: Observation) -> None:
         """Records what the screen shows before the next step."""
         told = [_seen(observation, self.step_count + 1)]
-        write = partial(
-            jobs.write,
-            lease=self._lease,
-            new_events=told,
-            progress=self._progress,
-            **_kept(observation),
-        )
-        await self._write(partial(self._storage.statement, write), told)
+        await self._write(writes.change(self._lease, told, self._progress, **_kept(observation)))
 
     async def intend(self, observation: Observation, answer: Answer, decision: Decision) -> None:
         """Records a decision before it is acted on."""
@@ -138,17 +128,16 @@ class JobRecorder:
         """Records the outcome of the last step, and the screen after it where that is known already."""
         step = self._steps[-1]
         told = [_seen(seen, step.number + 1)] if seen else []
-        close = partial(
-            jobs.close_step,
-            lease=self._lease,
-            status=status,
-            new_events=told,
-            progress=self._progress,
+        closed = writes.outcome(
+            self._lease,
+            status,
+            told,
+            self._progress,
             feedback=feedback,
             action_ms=milliseconds,
             **_kept(seen),
         )
-        await self._write(partial(self._storage.statement, close), told)
+        await self._write(closed)
         step.status, step.feedback, step.action_ms = status, feedback, milliseconds
         self._watch.over(status)
 
@@ -167,34 +156,31 @@ class JobRecorder:
     async def _add(
         self, step: Step, answer: Answer, told: Sequence[NewEvent], to_remember: Sequence[str] = ()
     ) -> None:
-        def record(connection: Session | Connection) -> datetime | None:
-            return jobs.add_step(connection, self._lease, step, answer.usage, told, self._progress)
+        write = writes.new_step(self._lease, step, answer.usage, told, self._progress)
 
         def record_all(session: Session) -> datetime | None:
             notes.remember(session, self._owner, self._lease.job_id, step.number, to_remember)
-            return record(session)
+            return writes.carry_out(session, write)
 
-        how = (
-            partial(self._storage.transaction, record_all)
-            if to_remember
-            else partial(self._storage.statement, record)
+        cancel_requested_at = await self._write(
+            write, partial(self._storage.transaction, record_all) if to_remember else None
         )
-        cancel_requested_at = await self._write(how, told, new_steps=1)
         self._steps.append(step)
         self._usage += answer.usage
         if cancel_requested_at is not None:
             self._stop.set(Reason.CANCELLED)  # before anything is done about this decision
 
     async def _write(
-        self, write: Callable[[], Awaitable[T]], told: Sequence[NewEvent], *, new_steps: int = 0
-    ) -> T | None:
+        self, write: Write, how: Callable[[], Awaitable[datetime | None]] | None = None
+    ) -> datetime | None:
         """Commits the write once, and wakes whoever follows the job."""
         try:
-            result = await persist(write, self._stop)
+            result = await persist(how or partial(self._storage.carry_out, write), self._stop)
         except AlreadyWritten:
             result = None
-        self._progress = Progress(self._progress.events + len(told), self._progress.steps + new_steps)
-        if told:
+        assert write.after  # noqa: S101 - its counts are known
+        self._progress = write.after
+        if write.tells:
             self._wakes.wake(self._lease.job_id)
         return result
 

@@ -11,11 +11,10 @@ from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from shared import disposal, jobs, notes
+from shared import jobs, notes, writes
 from shared.conversation import Turn
 from shared.db import Database
 from shared.errors import JOB_CODES, GuiAgentError, LeaseLost, StorageUnavailable
-from shared.jobs import Lease
 from shared.logging import log_context
 from shared.models import Job
 from shared.pictures import PictureStore
@@ -35,6 +34,7 @@ from shared.schemas import (
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.tracing import Attributes, annotate, span
+from shared.writes import Lease, Write
 from worker import uitars
 from worker.actions import Decision
 from worker.lease import LeaseKeeper
@@ -242,13 +242,16 @@ class Runner:
         else:
             if not options.keep_sandbox:  # remembered before it is there: it is deleted, whatever happens
                 sealed, linger = self._vault.seal(lybic), settings.linger_seconds
-                announce = partial(_announce, lease=lease, sealed=sealed, linger_seconds=linger)
-                await persist(partial(self._storage.transaction, announce), stop)
+                announced = writes.sandbox_announced(lease, sealed, linger_seconds=linger)
+                await self._persist(announced, stop)
             making = make(service, job.id, settings, stop, perhaps_made=job.run > 1)
             info = await stop.wait_for(making)
-        record = partial(_record, lease=lease, info=info, key=sandbox_key(lybic, info.sandbox_id))
-        await persist(partial(self._storage.transaction, record), stop)
+        key = sandbox_key(lybic, info.sandbox_id)
+        await self._persist(writes.sandbox_known(lease, info, key), stop)
         return info
+
+    async def _persist(self, write: Write, stop: Stop) -> None:
+        await persist(partial(self._storage.carry_out, write), stop)
 
     async def _given_up(self, job: Job) -> Outcome:
         runs = await self._storage.transaction(lambda session: jobs.runs(session, job.id))
@@ -308,14 +311,17 @@ class Runner:
         job.notes = list(
             notes.recall(session, job.owner_id, job.instruction, limit=self._settings.agent.notes)
         )
-        jobs.write(session, lease, notes=job.notes)
+        writes.carry_out(session, writes.change(lease, notes=job.notes))
 
     async def _end(self, lease: Lease, stop: Stop, outcome: Outcome | Reason) -> None:
         """Writes the end of the run: status and last event in one transaction."""
         if outcome is Reason.LEASE_LOST:
             raise LeaseLost("the lease was lost")
-        end_run = partial(_write_end, lease=lease, outcome=outcome)
-        await persist(partial(self._storage.transaction, end_run), stop)
+        if isinstance(outcome, NeedsHuman):
+            call = partial(jobs.call_human, lease=lease, content=outcome.content)
+            await persist(partial(self._storage.transaction, call), stop)
+        else:
+            await self._persist(_end(lease, outcome), stop)
         self._wakes.wake(lease.job_id)
         count_end(outcome)
         end = outcome.name if isinstance(outcome, Reason) else type(outcome).__name__
@@ -323,20 +329,18 @@ class Runner:
         log.info("ended: %s", end)
 
 
-def _write_end(session: Session, lease: Lease, outcome: Outcome | Reason) -> None:
+def _end(lease: Lease, outcome: Finished | Failed | Reason) -> Write:
     match outcome:
         case Finished(output):
-            jobs.finish(session, lease, output)
+            return writes.finished(lease, output)
         case Failed(code, message):
-            jobs.fail(session, lease, code, message)
-        case NeedsHuman(content):
-            jobs.call_human(session, lease, content)
+            return writes.failed(lease, code, message)
         case Reason.CANCELLED:
-            jobs.cancel(session, lease)
+            return writes.cancelled(lease)
         case Reason.TIMEOUT:
-            jobs.fail(session, lease, "timeout", "the task's time is over")
+            return writes.failed(lease, "timeout", "the task's time is over")
         case _:  # the worker is going down
-            jobs.give_back(session, lease)
+            return writes.given_back(lease)
 
 
 def _named(job: Job) -> Attributes:
@@ -350,16 +354,3 @@ def _seconds_left(job: Job) -> float | None:
     if limit is None or job.started_at is None:
         return None
     return float(limit) - (job.updated_at - job.started_at - job.paused).total_seconds()
-
-
-def _announce(session: Session, lease: Lease, sealed: bytes, *, linger_seconds: float) -> None:
-    """Remembers the sandbox that is about to be made; not for a lost job, whose end may have been."""
-    jobs.write(session, lease)
-    disposal.announce(session, lease.job_id, sealed, linger_seconds=linger_seconds)
-
-
-def _record(session: Session, lease: Lease, info: SandboxInfo, key: str) -> None:
-    """Makes it known which sandbox the job works in."""
-    known = info.model_dump(mode="json")
-    jobs.write(session, lease, sandbox_id=info.sandbox_id, sandbox_key=key, sandbox=known)
-    disposal.made(session, lease.job_id, info.sandbox_id, key)

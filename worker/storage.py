@@ -1,7 +1,8 @@
-"""The database as runs see it: they wait for it on the event loop, while a few threads ask it.
+"""The database as runs see it: they wait for it on the event loop.
 
-SQLAlchemy's asyncio extension costs as much CPU per statement as a hand-over to a thread does
-(docs/performance.md), and would be a second way to PostgreSQL beside that of leases and sweepers.
+What every step needs, a `Write`, is a statement that psycopg carries out on the loop itself: a tenth of a
+millisecond, where SQLAlchemy in a thread takes half of one (docs/performance.md). The rest, which few jobs
+need, are transactions in threads.
 """
 
 import asyncio
@@ -9,52 +10,56 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from contextvars import copy_context
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from shared.db import Database
+from shared.db import AsyncDatabase, Database
 from shared.errors import LeaseLost, StorageUnavailable
+from shared.writes import Query, Write
 from worker.stop import Stop
 
 log = logging.getLogger(__name__)
-C = TypeVar("C", Session, Connection)
 T = TypeVar("T")
 
 PAUSE_SECONDS = 0.25
+THREADS = 4
 
 
 class Storage:
-    """Carries out work in transactions, as many at a time as it has threads. Raises `StorageUnavailable`."""
+    """What is carried out is committed. Raises `StorageUnavailable`."""
 
-    def __init__(self, db: Database, threads: int) -> None:
+    def __init__(self, db: Database, writes: AsyncDatabase) -> None:
         self._db = db
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="storage")
+        self._writes = writes
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+
+    async def carry_out(self, write: Write) -> datetime | None:
+        """As `shared.writes.carry_out`, in a transaction of its own."""
+        written = await self._fetch_one(write.query)
+        if written is None:
+            raise write.refusal(await self._fetch_one(write.why_refused))
+        cancel_requested_at: datetime | None = written[0]
+        return cancel_requested_at
 
     async def transaction(self, work: Callable[[Session], T]) -> T:
         """The work's result from a committed transaction."""
-        return await self._carry_out(self._db.transaction, work)
 
-    async def statement(self, work: Callable[[Connection], T]) -> T:
-        """The same for work that is one statement."""
-        return await self._carry_out(self._db.statement, work)
+        def carry_out() -> T:
+            with self._db.transaction() as session:
+                return work(session)
+
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, copy_context().run, carry_out)
 
     def close(self) -> None:
         """Ends the threads, after their work."""
         self._threads.shutdown()
 
-    async def _carry_out(
-        self, connected: Callable[[], AbstractContextManager[C]], work: Callable[[C], T]
-    ) -> T:
-        def carry_out() -> T:
-            with connected() as connection:
-                return work(connection)
-
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, copy_context().run, carry_out)
+    async def _fetch_one(self, query: Query) -> tuple[Any, ...] | None:
+        return await self._writes.fetch_one(query.text, query.parameters)
 
 
 async def persist(write: Callable[[], Awaitable[T]], stop: Stop) -> T:

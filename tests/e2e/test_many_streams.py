@@ -19,13 +19,13 @@ from redis import Redis
 from local.demo import isolated
 from local.processes import Child, Program, answers_200, free_port
 from local.stack import authority
-from shared import events, jobs
+from shared import events, jobs, writes
 from shared.db import Database
-from shared.jobs import Lease
 from shared.schemas import NewJob
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker, channel, connect
+from shared.writes import Lease
 from tests.conftest import wait_until
 
 STREAMS = 2000
@@ -160,12 +160,12 @@ class Work:
 
     def tell(self, lease: Lease, *texts: str) -> None:
         with self._db.transaction() as session:
-            jobs.write(session, lease, [events.result(text, 1) for text in texts])
+            writes.carry_out(session, writes.change(lease, [events.result(text, 1) for text in texts]))
         self._waker.wake(lease.job_id)
 
     def finish(self, lease: Lease) -> None:
         with self._db.transaction() as session:
-            jobs.finish(session, lease, "done")
+            writes.carry_out(session, writes.finished(lease, "done"))
         self._waker.wake(lease.job_id)
 
     def followers(self, *leases: Lease) -> list[int]:

@@ -16,14 +16,14 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import EXTENSION
 from local.servers import Postgres, Valkey
-from shared import events, jobs
+from shared import events, jobs, writes
 from shared.db import Database
-from shared.jobs import Lease, Progress
 from shared.models import Job, Step
 from shared.portal import Portal
 from shared.schemas import Usage
 from shared.settings import Settings
 from shared.states import StepStatus
+from shared.writes import Lease, Progress
 from tests.conftest import new_database, settings_for
 
 Serve = Callable[[Settings], FlaskClient]
@@ -152,15 +152,18 @@ def take_steps(db: Database, lease: Lease, count: int) -> None:
                 status=StepStatus.INTENDED,
             )
             before = Progress(job.event_count, job.step_count)
-            jobs.add_step(session, lease, step, Usage(model_calls=1), [], before)
+            writes.carry_out(session, writes.new_step(lease, step, Usage(model_calls=1), [], before))
         with db.transaction() as session:
-            jobs.close_step(session, lease, StepStatus.DONE, [], Progress(before.events, number), action_ms=7)
+            writes.carry_out(
+                session,
+                writes.outcome(lease, StepStatus.DONE, [], Progress(before.events, number), action_ms=7),
+            )
 
 
 def finish(db: Database, task_id: str, output: str = "done") -> None:
     lease = claim(db, task_id)
     with db.transaction() as session:
-        jobs.finish(session, lease, output)
+        writes.carry_out(session, writes.finished(lease, output))
 
 
 def call_human(db: Database, task_id: str, content: str = "please log in") -> None:
@@ -179,7 +182,7 @@ def keep_pictures(db: Database, lease: Lease, count: int) -> list[str]:
             events.observation(f"https://pictures.example/{number}", number, name)
             for number, name in enumerate(names, 1)
         ]
-        jobs.write(session, lease, told, has_pictures=True)
+        writes.carry_out(session, writes.change(lease, told, has_pictures=True))
         for number, name in enumerate(names, 1):
             session.execute(
                 update(Step)

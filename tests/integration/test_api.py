@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 from local.servers import Valkey
-from shared import jobs
+from shared import jobs, writes
 from shared.db import Database
 from shared.models import Job
 from shared.schemas import Credentials
@@ -196,7 +196,7 @@ def test_cancel_all(client: FlaskClient) -> None:
 def test_a_finished_task_is_not_cancelled(client: FlaskClient, db: Database, submitted: str) -> None:
     lease = claim(db, submitted)
     with db.transaction() as session:
-        jobs.finish(session, lease, "done")
+        writes.carry_out(session, writes.finished(lease, "done"))
     answer = client.post("/api/agent/cancel", json={"task_id": submitted}).json
     assert (answer["status"], answer["already_cancelled"]) == ("finished", False)
     assert client.get(f"/api/agent/task/status/{submitted}").json["status"] == "finished"
@@ -207,7 +207,7 @@ def test_events_are_replayed_after_the_last_one_seen(
 ) -> None:
     lease = claim(db, submitted)
     with db.transaction() as session:
-        jobs.finish(session, lease, "fertig ✓")
+        writes.carry_out(session, writes.finished(lease, "fertig ✓"))
     url = f"/api/agent/task/{submitted}/events"
     everything = client.get(url)
     assert everything.mimetype == "text/event-stream"
@@ -238,7 +238,7 @@ def test_a_follow_up(client: FlaskClient, db: Database, submitted: str) -> None:
     assert error(client.post(SUBMIT, json=follow_up))[:2] == (409, "task_conflict")
     lease = claim(db, submitted)
     with db.transaction() as session:
-        jobs.finish(session, lease, "done")
+        writes.carry_out(session, writes.finished(lease, "done"))
     task_id = client.post(SUBMIT, json=follow_up).json["task_id"]
     assert task_id != submitted
     shown = client.get(f"/api/agent/task/status/{task_id}").json

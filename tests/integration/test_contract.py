@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text, update
 
 from api.schemas import LARGEST_PAGE, MOST_TASKS
 from api.services import EXTENSION
-from shared import events, jobs
+from shared import events, jobs, writes
 from shared.db import Database
 from shared.models import Job, Step
 from shared.settings import Settings
@@ -397,14 +397,16 @@ def test_events_page_by_page(client: FlaskClient, db: Database, submitted: str) 
     url = f"{API}/task/{submitted}/events"
     lease = claim(db, submitted)
     with db.transaction() as session:
-        jobs.write(session, lease, [events.result(str(number), 1) for number in range(1100)])
+        writes.carry_out(
+            session, writes.change(lease, [events.result(str(number), 1) for number in range(1100)])
+        )
     pages, after, over = [], 0, False
     while not over:
         page = client.get(f"{url}?after={after}", headers=AS_PAGE).json
         assert page["next_after"] == after + page["count"]
         if page["count"] == 0:  # nothing new, and not over: it goes on later
             with db.transaction() as session:
-                jobs.finish(session, lease, "done")
+                writes.carry_out(session, writes.finished(lease, "done"))
         pages.append([one["seq"] for one in page["events"]])
         after, over = page["next_after"], page["over"]
     assert [len(page) for page in pages] == [500, 500, 102, 0, 1]
@@ -520,7 +522,7 @@ def test_a_follow_up_of_a_follow_up_knows_all_that_was_said(client: FlaskClient,
         task_id = submit(client, instruction=instruction, **more)
         take_steps(db, lease := claim(db, task_id), 1)
         with db.transaction() as session:
-            jobs.finish(session, lease, "done")
+            writes.carry_out(session, writes.finished(lease, "done"))
     told = [one["content"] for one in status(client, str(task_id))["llm_context"]["messages"]]
     assert [one for one in told if one in {"one", "two", "three"}] == ["one", "two", "three"]
     assert len(told) == 1 + 2 * 3
@@ -537,7 +539,7 @@ def obeying(db: Database, task_ids: Iterable[str]) -> Thread:
         for lease in leases:
             wait_until(lambda lease=lease: read(db, str(lease.job_id)).cancel_requested_at)  # type: ignore[misc]
             with db.transaction() as session:
-                jobs.cancel(session, lease)
+                writes.carry_out(session, writes.cancelled(lease))
 
     worker = Thread(target=obey)
     worker.start()
@@ -578,7 +580,7 @@ def test_a_task_that_was_handed_back_before_it_could_obey_is_stopping(
     lease = claim(db, submitted)
     with db.transaction() as session:
         jobs.request_cancel(session, UUID(submitted))
-        jobs.give_back(session, lease)
+        writes.carry_out(session, writes.given_back(lease))
     answer = client.post(CANCEL, json={"task_id": submitted}).json
     assert (answer["status"], answer["already_cancelled"]) == ("cancelled", True)
 

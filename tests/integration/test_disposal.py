@@ -16,20 +16,19 @@ from pydantic import SecretStr
 from sqlalchemy import select, text
 
 from local.servers import Valkey
-from shared import disposal, jobs
+from shared import disposal, jobs, writes
 from shared.db import Database
 from shared.errors import LeaseLost, OutcomeUnknown, SandboxLost
-from shared.jobs import Lease
-from shared.models import Job, Sandbox
+from shared.models import Sandbox
 from shared.pictures import PictureStore
 from shared.portal import Portal
 from shared.sandboxes import SandboxService, name_for
 from shared.schemas import LybicCredentials, NewJob, SandboxInfo, sandbox_key
 from shared.secrets import Vault
 from shared.settings import LybicSettings, Settings
+from shared.writes import Lease
 from tests.conftest import settings_for
 from tests.integration.test_standins import process
-from worker import runner
 from worker.janitor import Janitor
 from worker.pictures import Pictures
 from worker.sandbox import LybicSandbox, make
@@ -91,7 +90,7 @@ class Yard:
 
     def end(self, lease: Lease) -> None:
         with self.db.transaction() as session:
-            jobs.finish(session, lease, "done")
+            writes.carry_out(session, writes.finished(lease, "done"))
 
     def follow_up(self, sandbox_id: str, *, keep: bool = False) -> UUID:
         credentials = self.new_job.credentials.model_copy(update={"lybic": self.credentials})
@@ -102,7 +101,7 @@ class Yard:
     def announce(self, lease: Lease, *, linger: float = 0) -> None:
         with self.db.transaction() as session:
             sealed = self.vault.seal(self.credentials)
-            disposal.announce(session, lease.job_id, sealed, linger_seconds=linger)
+            writes.carry_out(session, writes.sandbox_announced(lease, sealed, linger_seconds=linger))
 
     def make(self, job_id: UUID, *, perhaps_made: bool = False, stop: Stop | None = None) -> SandboxInfo:
         async def made() -> SandboxInfo:
@@ -122,7 +121,7 @@ class Yard:
         info = self.make(lease.job_id)
         key = sandbox_key(self.credentials, info.sandbox_id)
         with self.db.transaction() as session:
-            runner._record(session, lease, info, key)
+            writes.carry_out(session, writes.sandbox_known(lease, info, key))
         return info.sandbox_id
 
     def job_with_sandbox(self, *, linger: float = 0) -> tuple[Lease, str]:
@@ -166,18 +165,18 @@ def _finish(yard: Yard, lease: Lease) -> None:
 
 def _fail(yard: Yard, lease: Lease) -> None:
     with yard.db.transaction() as session:
-        jobs.fail(session, lease, "max_steps", "too many")
+        writes.carry_out(session, writes.failed(lease, "max_steps", "too many"))
 
 
 def _cancel(yard: Yard, lease: Lease) -> None:
     with yard.db.transaction() as session:
         jobs.request_cancel(session, lease.job_id)
-        jobs.cancel(session, lease)
+        writes.carry_out(session, writes.cancelled(lease))
 
 
 def _cancel_pending(yard: Yard, lease: Lease) -> None:
     with yard.db.transaction() as session:
-        jobs.give_back(session, lease)
+        writes.carry_out(session, writes.given_back(lease))
     with yard.db.transaction() as session:
         assert jobs.request_cancel(session, lease.job_id).status == "cancelled"
 
@@ -255,7 +254,7 @@ def test_many_jobs_end_at_once(yard: Yard) -> None:
     made = [yard.job_with_sandbox() for _ in range(3)]
     with yard.db.transaction() as session:
         for lease, _ in made:
-            jobs.give_back(session, lease)
+            writes.carry_out(session, writes.given_back(lease))
     with yard.db.transaction() as session:
         jobs.request_cancel_all(session)
     yard.janitor.clean()
@@ -440,7 +439,7 @@ def test_a_run_that_lost_its_job_announces_nothing(yard: Yard) -> None:
     lease = yard.claim(yard.submit())
     yard.end(lease)
     with pytest.raises(LeaseLost), yard.db.transaction() as session:
-        runner._announce(session, lease, b"sealed", linger_seconds=1)
+        writes.carry_out(session, writes.sandbox_announced(lease, b"sealed", linger_seconds=1))
     assert not yard.rows()
 
 
@@ -536,10 +535,3 @@ def test_a_sandbox_that_is_gone_is_lost(yard: Yard, living: Callable[..., Living
     httpx.delete(f"{yard.url}/simulated/sandboxes/{one.sandbox_id}").raise_for_status()
     with pytest.raises(SandboxLost):
         one.click()
-
-
-def test_jobs_remember_which_options_they_had(yard: Yard) -> None:
-    """The condition reads JSON: it must hold for what is really stored."""
-    kept = yard.submit(**yard.options(keep_sandbox=True))
-    with yard.db.transaction() as session:
-        assert session.scalar(select(disposal._kept()).where(Job.id == kept)) is True

@@ -1,24 +1,30 @@
 """A job's durable life on real PostgreSQL: one run at a time, numbers without gaps, ends that hold."""
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from shared import events, jobs
-from shared.db import Database
+from local.processes import free_port
+from shared import events, jobs, writes
+from shared.db import AsyncDatabase, Database
 from shared.errors import JobNotFound, LeaseLost, StorageUnavailable
-from shared.jobs import AlreadyWritten, Lease, Progress
 from shared.models import Job, Step
+from shared.portal import Portal
 from shared.schemas import Credentials, NewJob, Usage
 from shared.secrets import Vault
+from shared.settings import Settings
 from shared.states import JobStatus, StepStatus
+from shared.writes import AlreadyWritten, Lease, Progress, Write
 
 Submit = Callable[[], UUID]
 
@@ -90,9 +96,9 @@ def test_an_expired_lease_is_reclaimed_under_a_new_run(db: Database, submit: Sub
     new = claimed(db, job_id, "new")
     assert (old.run, new.run) == (1, 2)
     with pytest.raises(LeaseLost), db.transaction() as session:
-        jobs.finish(session, old, "stale")
+        writes.carry_out(session, writes.finished(old, "stale"))
     with db.transaction() as session:
-        jobs.finish(session, new, "right")
+        writes.carry_out(session, writes.finished(new, "right"))
     assert read(db, job_id).output == "right"
 
 
@@ -102,7 +108,9 @@ def test_a_superseded_run_writes_nothing(db: Database, submit: Submit) -> None:
     claimed(db, job_id, "new")
     before = told(db, job_id)
     with pytest.raises(LeaseLost), db.transaction() as session:
-        jobs.add_step(session, old, a_step(1), Usage(), [events.thinking("x", 1)], Progress(2, 0))
+        writes.carry_out(
+            session, writes.new_step(old, a_step(1), Usage(), [events.thinking("x", 1)], Progress(2, 0))
+        )
     assert told(db, job_id) == before
     with db.transaction() as session:
         assert jobs.steps(session, job_id) == []
@@ -112,7 +120,7 @@ def test_a_step_without_outcome_becomes_interrupted(db: Database, submit: Submit
     job_id = submit()
     lease = claimed(db, job_id, lease_seconds=0)
     with db.transaction() as session:
-        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), [], Progress(2, 0))
+        writes.carry_out(session, writes.new_step(lease, a_step(1), Usage(model_calls=1), [], Progress(2, 0)))
     claimed(db, job_id, "new")
     with db.transaction() as session:
         (step,) = jobs.steps(session, job_id)
@@ -131,12 +139,12 @@ def test_a_terminal_status_never_changes(db: Database, submit: Submit) -> None:
     job_id = submit()
     lease = claimed(db, job_id)
     with db.transaction() as session:
-        jobs.fail(session, lease, "timeout", "too late")
+        writes.carry_out(session, writes.failed(lease, "timeout", "too late"))
     with db.transaction() as session:
         jobs.request_cancel(session, job_id)
     assert claim(db, job_id) is None
     with pytest.raises(LeaseLost), db.transaction() as session:
-        jobs.finish(session, lease, "after all")
+        writes.carry_out(session, writes.finished(lease, "after all"))
     job = read(db, job_id)
     assert (job.status, job.error_code, job.credentials) == (JobStatus.ERROR, "timeout", None)
     assert [kind for _, kind in told(db, job_id)] == ["status", "status", "error"]
@@ -159,7 +167,7 @@ def test_cancelling_a_running_job_asks_its_run(db: Database, submit: Submit) -> 
     assert read(db, job_id).status == JobStatus.RUNNING
     with db.transaction() as session:
         assert jobs.cancel_requests(session, [job_id, uuid4()]) == {job_id}
-        jobs.cancel(session, lease)
+        writes.carry_out(session, writes.cancelled(lease))
     assert read(db, job_id).status == JobStatus.CANCELLED
 
 
@@ -173,15 +181,15 @@ def test_a_job_that_waits_for_a_human_is_nobodys(db: Database, submit: Submit) -
     assert claim(db, job_id) is None
 
 
-@pytest.mark.parametrize("ending", [jobs.cancel, jobs.give_back])
+@pytest.mark.parametrize("ending", [writes.cancelled, writes.given_back])
 def test_a_run_that_ends_leaves_no_step_open(
-    db: Database, submit: Submit, ending: Callable[[Session, Lease], None]
+    db: Database, submit: Submit, ending: Callable[[Lease], Write]
 ) -> None:
     lease = claimed(db, submit())
     with db.transaction() as session:
-        jobs.add_step(session, lease, a_step(1), Usage(), [], Progress(2, 0))
+        writes.carry_out(session, writes.new_step(lease, a_step(1), Usage(), [], Progress(2, 0)))
     with db.transaction() as session:
-        ending(session, lease)
+        writes.carry_out(session, ending(lease))
     with db.transaction() as session:
         assert [step.status for step in jobs.steps(session, lease.job_id)] == [StepStatus.INTERRUPTED]
 
@@ -189,7 +197,7 @@ def test_a_run_that_ends_leaves_no_step_open(
 def test_a_job_given_back_is_free_at_once(db: Database, submit: Submit) -> None:
     lease = claimed(db, submit())
     with db.transaction() as session:
-        jobs.give_back(session, lease)
+        writes.carry_out(session, writes.given_back(lease))
     assert claimed(db, lease.job_id, "next").run == 2
 
 
@@ -198,7 +206,7 @@ def test_event_numbers_have_no_gaps_under_concurrency(db: Database, submit: Subm
 
     def tell(number: int) -> None:
         with db.transaction() as session:
-            jobs.write(session, lease, [events.result(str(number), 1)] * (number % 3))
+            writes.carry_out(session, writes.change(lease, [events.result(str(number), 1)] * (number % 3)))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(tell, range(60)))
@@ -210,9 +218,9 @@ def test_a_write_whose_answer_was_lost_is_not_done_twice(db: Database, submit: S
     before = Progress(events=2, steps=0)
     told_once = [events.thinking("x", 1)]
     with db.transaction() as session:
-        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), told_once, before)
+        writes.carry_out(session, writes.new_step(lease, a_step(1), Usage(model_calls=1), told_once, before))
     with pytest.raises(AlreadyWritten), db.transaction() as session:
-        jobs.add_step(session, lease, a_step(1), Usage(model_calls=1), told_once, before)
+        writes.carry_out(session, writes.new_step(lease, a_step(1), Usage(model_calls=1), told_once, before))
     job = read(db, lease.job_id)
     assert (job.event_count, job.step_count, job.model_calls) == (3, 1, 1)
 
@@ -221,7 +229,7 @@ def test_forgotten_jobs_are_taken_up_the_expired_first(db: Database, submit: Sub
     fresh, expired, returned, held = submit(), submit(), submit(), submit()
     claimed(db, expired, lease_seconds=0)
     with db.transaction() as session:
-        jobs.give_back(session, claimed(db, returned))
+        writes.carry_out(session, writes.given_back(claimed(db, returned)))
     claimed(db, held)
 
     def sweep(grace_seconds: float) -> list[UUID]:
@@ -339,6 +347,12 @@ def test_a_refused_write_is_an_error_of_its_own(
         jobs.submit(session, [(new_job, vault.seal(new_job.credentials))])
 
 
+CLOSE_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
 @pytest.mark.parametrize("way", ["statement", "transaction"])
 def test_connections_that_were_closed_meanwhile_are_not_used(
     db: Database, database_url: str, way: str
@@ -347,13 +361,36 @@ def test_connections_that_were_closed_meanwhile_are_not_used(
         for _ in range(4):
             held.enter_context(db.statement()).execute(text("SELECT 1"))
     with psycopg.connect(database_url, autocommit=True) as admin:
-        close = (
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
-        )
-        assert admin.execute(f"{close} AND pid <> pg_backend_pid()").fetchall() == [(True,)] * 4
+        assert admin.execute(CLOSE_OTHERS).fetchall() == [(True,)] * 4
     for _ in range(4):
         with getattr(db, way)() as connection:
             assert connection.scalar(text("SELECT 1")) == 1
+
+
+def test_of_connections_that_were_closed_meanwhile_an_event_loop_uses_one_at_most(
+    portal: Portal, settings: Settings, database_url: str
+) -> None:
+    """Whose statement is tried again."""
+    kept = AsyncDatabase(settings.storage, name="tests")
+    ask = partial(kept.fetch_one, "SELECT pg_sleep(%(seconds)s)")
+
+    async def four() -> None:
+        await asyncio.gather(*(ask({"seconds": 0.2}) for _ in range(4)))
+
+    portal.call(four)
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        assert admin.execute(CLOSE_OTHERS).fetchall() == [(True,)] * 4
+    with pytest.raises(StorageUnavailable):
+        portal.call(ask, {"seconds": 0})
+    portal.call(four)
+    portal.call(kept.close)
+
+
+def test_an_event_loop_is_told_that_the_database_is_away(portal: Portal, settings: Settings) -> None:
+    url = SecretStr(f"postgresql://127.0.0.1:{free_port()}/none")
+    away = AsyncDatabase(settings.storage.model_copy(update={"url": url}), name="tests")
+    with pytest.raises(StorageUnavailable):
+        portal.call(away.fetch_one, "SELECT 1", {})
 
 
 def test_an_unknown_job(db: Database) -> None:

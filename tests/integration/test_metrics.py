@@ -1,6 +1,5 @@
 """What Prometheus is told: it is true, it costs little, and nobody else reads it."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ from local.demo import isolated
 from local.processes import Child, Program, free_port
 from local.servers import LOOPBACK
 from shared import jobs
-from shared.db import Database
+from shared.db import AsyncDatabase, Database
 from shared.errors import ConfigurationError
 from shared.portal import Portal
 from shared.secrets import Vault
@@ -148,26 +147,29 @@ def test_jobs_are_counted_when_they_are_made_durable_and_when_they_end(
 
 
 @pytest.fixture
-def runner(settings: Settings, db: Database, vault: Vault) -> Iterator[Runner]:
+def runner(settings: Settings, db: Database, vault: Vault, portal: Portal) -> Iterator[Runner]:
     """A worker's, without the rest of it."""
-    keeper, portal = LeaseKeeper(db, settings.worker), Portal()
-    storage, wakes = Storage(db, 1), WakeBatch(Waker(connect(settings.redis)))
+    keeper = LeaseKeeper(db, settings.worker)
+    writes = AsyncDatabase(settings.storage, name="tests")
+    storage, wakes = Storage(db, writes), WakeBatch(Waker(connect(settings.redis)))
     more = {"wakes": wakes, "portal": portal, "storage": storage, "store": None, "keeper": keeper}
     yield Runner(settings, db=db, vault=vault, name="test", **more)
     storage.close()
     wakes.close()
     keeper.close()
-    portal.close()
+    portal.call(writes.close)
 
 
-def test_a_run_is_counted_by_how_it_ended(client: FlaskClient, db: Database, runner: Runner) -> None:
+def test_a_run_is_counted_by_how_it_ended(
+    client: FlaskClient, db: Database, portal: Portal, runner: Runner
+) -> None:
     def ran(*, lost: bool) -> None:
         claimed = runner.claim(UUID(submit(client, sandbox_id=None)))
         assert claimed is not None
         claimed.job.crashes = 99  # it is given up before it asks anybody
         with db.transaction() as session:
             session.execute(text(f"UPDATE jobs SET run = run + {int(lost)}"))
-        asyncio.run(runner.run(claimed))
+        portal.call(runner.run, claimed)
 
     lost, ended = "guiagent_leases_lost_total", "guiagent_jobs_ended_total"
     before = scrape(client)

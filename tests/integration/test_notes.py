@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import select
 
 from shared import jobs, notes
-from shared.db import Database
-from shared.jobs import Lease
+from shared.db import AsyncDatabase, Database
 from shared.models import ApiKey, Job, Note, Step
 from shared.schemas import NewJob, Usage
 from shared.settings import AgentSettings, Settings
 from shared.states import StepStatus
 from shared.wakes import Waker, connect
+from shared.writes import Lease
 from worker import uitars
 from worker.metrics import StepWatch
 from worker.protocols import Answer, Observation
@@ -156,7 +156,8 @@ def test_an_answer_stores_its_notes_with_the_step_once(
     with db.transaction() as session:
         job = jobs.claim(session, job_id, owner="test", lease_seconds=60)
     assert job is not None
-    storage, wakes = Storage(db, 1), WakeBatch(Waker(connect(settings.redis)))
+    storage = Storage(db, AsyncDatabase(settings.storage, name="tests"))
+    wakes = WakeBatch(Waker(connect(settings.redis)))
     recorder = recorder_of(storage, job, wakes)
     text = (
         "Thought: worth it.\nAction: save_memory(content='the price is\\u0000 7')\n\n"

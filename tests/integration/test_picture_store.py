@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import update
 
-from shared import jobs, pictures
+from shared import jobs, pictures, writes
 from shared.db import Database
 from shared.errors import ConfigurationError, PictureNotFound, PicturesUnavailable
 from shared.models import Job
@@ -172,7 +172,7 @@ def three(client: FlaskClient, db: Database, portal: Portal, store: PictureStore
             portal.call(store.put, name, PNG)
         if task_id != active:
             with db.transaction() as session:
-                jobs.finish(session, lease, "done")
+                writes.carry_out(session, writes.finished(lease, "done"))
     ended_ago(db, old, timedelta(days=8))
     ended_ago(db, young, timedelta(days=1))
     return old, young, active

@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 
 from benchmarks.table_rows import FILL
 from local.servers import Postgres, Valkey
-from shared import census, disposal, events, jobs, listing, retention, webhooks
+from shared import census, disposal, events, jobs, listing, retention, webhooks, writes
 from shared.db import Database
-from shared.jobs import Lease
 from shared.listing import Position, Wanted
 from shared.models import Job
 from shared.states import JobStatus
+from shared.writes import Lease
 from tests.conftest import new_database, settings_for
 
 JOBS = 20_000
@@ -163,8 +163,10 @@ ASKED: dict[str, Ask] = {
         session, [Lease(uuid4(), number, "a") for number in range(500)], lease_seconds=6
     ),
     "requests to cancel": lambda session: jobs.cancel_requests(session, [uuid4() for _ in range(500)]),
-    "write": lambda session: jobs.write(session, lease(session), [events.thinking("well", 1)]),
-    "finish": lambda session: jobs.finish(session, lease(session), "done"),
+    "write": lambda session: writes.carry_out(
+        session, writes.change(lease(session), [events.thinking("well", 1)])
+    ),
+    "finish": lambda session: writes.carry_out(session, writes.finished(lease(session), "done")),
     "cancel": lambda session: jobs.request_cancel(session, one(session, S.PENDING).id),
     "cancel all": lambda session: jobs.request_cancel_all(session, owner=OWNER),
     "sandboxes to delete": lambda session: disposal.due(session, limit=8),

@@ -17,7 +17,7 @@ from sqlalchemy import delete, update
 
 from api import pictures, reports
 from api.marks import Mark, marks, words
-from shared import jobs, keys, retention
+from shared import jobs, keys, retention, writes
 from shared import pictures as store
 from shared.db import Database
 from shared.errors import StorageUnavailable
@@ -78,7 +78,7 @@ def make_task(client: FlaskClient, db: Database, folder: Path) -> Callable[..., 
                 (folder / name).write_bytes(one)
         if end:
             with db.transaction() as session:
-                jobs.finish(session, lease, "done")
+                writes.carry_out(session, writes.finished(lease, "done"))
         return task_id, [name.partition("/")[2] for name in names]
 
     return made

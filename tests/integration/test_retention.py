@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select, text, update
 
 from local.servers import Valkey
-from shared import jobs
+from shared import writes
 from shared.db import Database
 from shared.models import Delivery, Event, Job, Note, Sandbox, Step
 from shared.pictures import PictureStore
@@ -80,7 +80,7 @@ def test_old_ones_go_with_all_that_was_theirs(
     lease = claim(db, old)
     take_steps(db, lease, 2)
     with db.transaction() as session:
-        jobs.finish(session, lease, "done")
+        writes.carry_out(session, writes.finished(lease, "done"))
         session.add(Note(id=UUID(UNKNOWN), job_id=lease.job_id, step=1, content="a fact", words=""))
     age(db, old)
     recent, active = submit(client), submit(client)
@@ -134,7 +134,7 @@ def test_screenshots_go_first(
     assert store is not None
     portal.call(store.put, name, b"\x89PNG\r\n\x1a\n")
     with db.transaction() as session:
-        jobs.finish(session, lease, "done")
+        writes.carry_out(session, writes.finished(lease, "done"))
     age(db, task_id)
     clean()
     assert left(db) == set()

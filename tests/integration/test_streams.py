@@ -18,14 +18,14 @@ from api import hub as hub_module
 from api.hub import PAGE_BYTES, PAGE_FRAMES, WakeHub
 from api.streams import KEEP_ALIVE, EventStream
 from local.servers import Postgres, Valkey
-from shared import events, jobs
+from shared import events, jobs, writes
 from shared.db import Database
 from shared.errors import StorageUnavailable
-from shared.jobs import Lease
 from shared.schemas import NewJob
 from shared.secrets import Vault
 from shared.settings import ApiSettings, RedisSettings
 from shared.wakes import Waker, connect
+from shared.writes import Lease
 from tests.conftest import wait_until
 
 
@@ -96,12 +96,12 @@ def number_of(frame: bytes) -> int:
 
 def tell(db: Database, lease: Lease, *new: events.NewEvent) -> None:
     with db.transaction() as session:
-        jobs.write(session, lease, new)
+        writes.carry_out(session, writes.change(lease, new))
 
 
 def end(db: Database, lease: Lease) -> None:
     with db.transaction() as session:
-        jobs.finish(session, lease, "done")
+        writes.carry_out(session, writes.finished(lease, "done"))
 
 
 def test_wakes_bring_events_at_once(

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from sqlalchemy import select, text
 
 from local.servers import Valkey
-from shared import jobs, webhooks
+from shared import webhooks, writes
 from shared.db import Database
 from shared.models import Delivery, Webhook
 from shared.portal import Portal
@@ -158,13 +158,13 @@ Ends = Callable[[Office, str], None]
 def _fail(office: Office, task_id: str) -> None:
     lease = claim(office.db, task_id)
     with office.db.transaction() as session:
-        jobs.fail(session, lease, "timeout", "the task's time is over")
+        writes.carry_out(session, writes.failed(lease, "timeout", "the task's time is over"))
 
 
 def _stop(office: Office, task_id: str) -> None:
     lease = claim(office.db, task_id)
     with office.db.transaction() as session:
-        jobs.cancel(session, lease)
+        writes.carry_out(session, writes.cancelled(lease))
 
 
 def _call_and_cancel(office: Office, task_id: str) -> None:
@@ -233,7 +233,7 @@ def test_what_is_told(office: Office, receiver: Receiver) -> None:
     lease = claim(office.db, task_id)
     take_steps(office.db, lease, 2)
     with office.db.transaction() as session:
-        jobs.finish(session, lease, "42")
+        writes.carry_out(session, writes.finished(lease, "42"))
     (one,) = office.settled(task_id)
     (message,) = receiver.messages
     body = message.verified(b"16-plain-letters")
