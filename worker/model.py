@@ -1,16 +1,18 @@
 """The edge to the model: any OpenAI-compatible endpoint, through the `openai` package."""
 
+import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import lru_cache
+from typing import Annotated, Any, cast
 
 import httpx
 import openai
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletion, ChatCompletionMessage, ChatCompletionMessageParam
-from pydantic import SecretStr
+from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel, Field, SecretStr
 
 from shared.addresses import is_local
 from shared.conversation import Message
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_ANSWER = 100_000
 LONGEST_MESSAGE = 500
+MOST_CLIENTS = 64
 MOST_TOKENS = 10_000_000  # of one answer; more is nonsense
 SCREENSHOT_GONE = "(this screenshot is no longer available)"
 
@@ -58,6 +61,54 @@ def endpoints(options: JobOptions, key: SecretStr, settings: ModelSettings) -> l
     return [first, Endpoint(settings.fallback_name, base_url, own)] if own else [first]
 
 
+class Clients:
+    """The `openai` package's clients, one for each endpoint: to make one for each run is not for nothing."""
+
+    def __init__(self, http: httpx.AsyncClient, settings: ModelSettings) -> None:
+        self._http = http
+        self._timeout = settings.timeout_seconds
+        self.get = lru_cache(MOST_CLIENTS)(self._make)
+
+    def _make(self, endpoint: Endpoint) -> AsyncOpenAI:
+        return AsyncOpenAI(
+            api_key=endpoint.key.get_secret_value(),
+            base_url=endpoint.base_url,
+            http_client=self._http,  # type: ignore[arg-type]  # it takes httpx's clients as well as httpx2's
+            timeout=self._timeout,
+            max_retries=0,
+        )
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    reasoning_content: Any = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+
+
+class _Completion(BaseModel):
+    """What is read of an endpoint's answer. Some leave out, or add, what others have."""
+
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    usage: Any = None
+
+    @property
+    def message(self) -> _Message:
+        return self.choices[0].message
+
+    @property
+    def used(self) -> Usage:
+        """What is no number counts as none."""
+        used = self.usage if isinstance(self.usage, dict) else {}
+        return Usage(
+            model_calls=1,
+            input_tokens=_count(used.get("prompt_tokens")),
+            output_tokens=_count(used.get("completion_tokens")),
+        )
+
+
 class OpenAIModel:
     """One run's access to a model. A fallback must write the job's dialect."""
 
@@ -66,7 +117,7 @@ class OpenAIModel:
         endpoint: Endpoint,
         settings: ModelSettings,
         *,
-        http: httpx.AsyncClient,
+        client: AsyncOpenAI,
         stop: Stop,
         pictures: Pictures,
         fallback: "OpenAIModel | None" = None,
@@ -77,13 +128,7 @@ class OpenAIModel:
         self._stop = stop
         self._pictures = pictures
         self._fallback = fallback
-        self._client = AsyncOpenAI(
-            api_key=endpoint.key.get_secret_value(),
-            base_url=endpoint.base_url,
-            http_client=http,  # type: ignore[arg-type]  # it takes httpx's clients as well as httpx2's
-            timeout=settings.timeout_seconds,
-            max_retries=0,
-        )
+        self._client = client
         self._local = is_local(httpx.URL(endpoint.base_url))
         self._extra = profile_of(endpoint.name).extra_body
 
@@ -101,24 +146,24 @@ class OpenAIModel:
         began = time.monotonic()
         completion = await self._stop.wait_for(self._ask(messages))
         elapsed = round((time.monotonic() - began) * 1000)
-        message, usage = completion.choices[0].message, _usage(completion)
+        message, usage = completion.message, completion.used
         TOKENS.labels("input").inc(usage.input_tokens)
         TOKENS.labels("output").inc(usage.output_tokens)
         return Answer(
             text=self._kept(message.content, LONGEST_ANSWER),
             usage=usage,
             milliseconds=elapsed,
-            reasoning=self._kept(getattr(message, "reasoning_content", None), LONGEST_ANSWER),
+            reasoning=self._kept(message.reasoning_content, LONGEST_ANSWER),
         )
 
     def _kept(self, said: object, longest: int) -> str:
         """What may be kept of the endpoint's words: it was told the key, and might repeat it."""
         return clean(redact(said, [self._key]), longest) if isinstance(said, str) else ""
 
-    async def _ask(self, messages: Sequence[Message]) -> ChatCompletion:
+    async def _ask(self, messages: Sequence[Message]) -> _Completion:
         rendered = [await self._rendered(message, newest=message is messages[-1]) for message in messages]
 
-        async def call() -> ChatCompletion:
+        async def call() -> _Completion:
             with span("model"), timed(MODEL_TIME):
                 return await self._complete(rendered)
 
@@ -141,7 +186,7 @@ class OpenAIModel:
             return url
         return (await self._pictures.get(url, name)).data_url
 
-    async def _complete(self, messages: list[ChatCompletionMessageParam]) -> ChatCompletion:
+    async def _complete(self, messages: list[ChatCompletionMessageParam]) -> _Completion:
         body = {
             "model": self._name,
             "messages": messages,
@@ -151,16 +196,18 @@ class OpenAIModel:
         }
         try:
             # Not by chat.completions.create: that walks through every message of every call, by its types, to
-            # find names to translate, of which there are none. It took a fifth of a worker's CPU.
-            completion = await self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
-        except (openai.OpenAIError, ValueError) as error:
+            # find names to translate, of which there are none; and it makes models of answers that it has
+            # not validated. Both took a quarter of a worker's CPU.
+            response = await self._client.post("/chat/completions", cast_to=httpx.Response, body=body)
+        except openai.OpenAIError as error:
             raise self._translated(error) from None
-        # The package builds its models without validating: anything may stand in them.
-        if not isinstance(completion, ChatCompletion) or not _has_message(completion):
-            raise ModelUnavailable("the model's endpoint answered with something that is no completion")
-        return completion
+        try:
+            return _Completion.model_validate(json.loads(response.content))
+        except (ValueError, RecursionError):
+            message = "the model's endpoint answered with something that is no completion"
+            raise ModelUnavailable(message) from None
 
-    def _translated(self, error: openai.OpenAIError | ValueError) -> Exception:
+    def _translated(self, error: openai.OpenAIError) -> Exception:
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return CredentialsRejected("the model's endpoint refused the API key", status=error.status_code)
         if isinstance(error, openai.APITimeoutError):
@@ -174,21 +221,6 @@ class OpenAIModel:
         if error.status_code in {408, 409, 429} or error.status_code >= 500:
             return ModelUnavailable(message, retry_after=_retry_after(error))
         return ModelError(message)
-
-
-def _has_message(completion: ChatCompletion) -> bool:
-    choices: object = completion.choices
-    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    return isinstance(message, ChatCompletionMessage) and isinstance(message.content, str | None)
-
-
-def _usage(completion: ChatCompletion) -> Usage:
-    used = completion.usage
-    return Usage(
-        model_calls=1,
-        input_tokens=_count(getattr(used, "prompt_tokens", 0)),
-        output_tokens=_count(getattr(used, "completion_tokens", 0)),
-    )
 
 
 def _count(tokens: object) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-import httpx
 from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -40,7 +39,7 @@ from worker.actions import Decision
 from worker.lease import LeaseKeeper
 from worker.loop import Bounds, Failed, Finished, NeedsHuman, Outcome, StepLoop
 from worker.metrics import LEASES_LOST, RUNNING, StepWatch, count_claims, count_end
-from worker.model import OpenAIModel, endpoints
+from worker.model import Clients, OpenAIModel, endpoints
 from worker.pictures import Pictures
 from worker.protocols import Model, Observation
 from worker.recorder import JobRecorder
@@ -85,6 +84,7 @@ class Runner:
         self._vault = vault
         self._wakes = wakes
         self._portal = portal
+        self._clients = Clients(portal.http, settings.model)
         self._storage = storage
         self._store = store
         self._keeper = keeper
@@ -187,7 +187,7 @@ class Runner:
 
         watch = StepWatch()
         loop = StepLoop(
-            model=self._model(options, credentials.model_key, http, pictures, stop),
+            model=self._model(options, credentials.model_key, pictures, stop),
             sandbox=sandbox,
             recorder=await self._recorder(job, options, vocabulary, lease, stop, watch),
             parse=parse,
@@ -214,13 +214,14 @@ class Runner:
             loop_limit=agent.loop_limit,
         )
 
-    def _model(
-        self, options: JobOptions, key: SecretStr, http: httpx.AsyncClient, pictures: Pictures, stop: Stop
-    ) -> Model:
+    def _model(self, options: JobOptions, key: SecretStr, pictures: Pictures, stop: Stop) -> Model:
         """The job's model; where there is a fallback, that is asked when it does not answer."""
         settings, model = self._settings.model, None
         for endpoint in reversed(endpoints(options, key, settings)):
-            model = OpenAIModel(endpoint, settings, http=http, stop=stop, pictures=pictures, fallback=model)
+            client = self._clients.get(endpoint)
+            model = OpenAIModel(
+                endpoint, settings, client=client, stop=stop, pictures=pictures, fallback=model
+            )
         assert model is not None  # noqa: S101 - there is one at least
         return model
 

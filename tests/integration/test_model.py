@@ -18,7 +18,7 @@ from shared.schemas import JobOptions
 from shared.settings import ModelSettings
 from tests.integration.test_screenshots import Handler, Site, site_of
 from worker import retries
-from worker.model import OpenAIModel, endpoints
+from worker.model import Clients, OpenAIModel, endpoints
 from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.screenshots import AllowedHosts, ScreenshotFetcher
@@ -136,12 +136,12 @@ def model_of(portal: Portal, first: Site, second: Site) -> Ask:
             {"api_key": OWN, "endpoint": f"{first.url}/v1", **(spare if fallback else {}), **more}
         )
         options = JobOptions(model_name=name, model_base_url=f"{first.url}/v1", keep_sandbox=False)
-        model = None
+        model, clients = None, Clients(portal.http, settings)
         for endpoint in reversed(endpoints(options, SecretStr(key), settings)):
             model = OpenAIModel(
                 endpoint,
                 settings,
-                http=portal.http,
+                client=clients.get(endpoint),
                 stop=Stop(math.inf),
                 pictures=Pictures(ScreenshotFetcher(portal.http, AllowedHosts([], [])), UUID(int=1), None),
                 fallback=model,

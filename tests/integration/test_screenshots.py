@@ -21,7 +21,7 @@ from shared.sandboxes import SandboxService
 from shared.schemas import LybicCredentials, SandboxInfo
 from shared.settings import LybicSettings, ModelSettings
 from worker import retries, screenshots
-from worker.model import SCREENSHOT_GONE, Endpoint, OpenAIModel
+from worker.model import SCREENSHOT_GONE, Clients, Endpoint, OpenAIModel
 from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.sandbox import LybicSandbox
@@ -375,10 +375,11 @@ def scene_of(site_of: Callable[[], Site], portal: Portal, pictures: Pictures) ->
     def make(image: Literal["auto", "url", "data"] = "auto") -> Scene:
         endpoint = site_of()
         endpoint.says("/chat/completions", completion("Action: wait()"))
+        asked, settings = Endpoint("m", endpoint.url, SecretStr(KEY)), ModelSettings(image=image)
         model = OpenAIModel(
-            Endpoint("m", endpoint.url, SecretStr(KEY)),
-            ModelSettings(image=image),
-            http=portal.http,
+            asked,
+            settings,
+            client=Clients(portal.http, settings).get(asked),
             stop=Stop(math.inf),
             pictures=pictures,
         )
