@@ -12,7 +12,9 @@ from typing import Any
 from uuid import UUID
 
 from celery import signals
+from celery.bootsteps import StartStopStep
 from celery.exceptions import SecurityWarning, WorkerShutdown
+from celery.worker.consumer import Events
 from celery.worker.request import Request
 
 from shared import tracing
@@ -25,6 +27,7 @@ from worker.process import Process
 
 log = logging.getLogger(__name__)
 
+EVENT_SECONDS = 0.5
 COLLECT_AFTER = 20_000
 """So many objects more than before that might be in cycles; Python's default is 700."""
 
@@ -82,6 +85,30 @@ def _drain(**_: Any) -> None:
 def _close(**_: Any) -> None:
     if _process is not None:
         _process.close()
+
+
+class GatheredEvents(StartStopStep):
+    """Tells Flower of tasks twice a second.
+
+    Celery's own loop does so at each of its turns; that took a twelfth of a worker's CPU.
+    """
+
+    requires = (Events,)  # type: ignore[assignment]  # the stubs know of no step that requires one
+    _timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """Begins with the dispatcher of a new connection to the broker."""
+        parent.event_dispatcher.on_send_buffered = None
+        self._timer = parent.timer.call_repeatedly(EVENT_SECONDS, parent.event_dispatcher.flush)
+
+    def stop(self, parent: Any) -> None:
+        """Tells the last, and ends with the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            parent.event_dispatcher.flush()
+
+
+app.steps["consumer"].add(GatheredEvents)
 
 
 class Message(Request):
