@@ -1,8 +1,9 @@
 """The connection to PostgreSQL: an engine, and transactions that translate the driver's errors."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -14,7 +15,6 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from shared.errors import ConfigurationError, StorageUnavailable
@@ -111,41 +111,42 @@ class Database:
 
 
 class AsyncDatabase:
-    """A pool of connections for an event loop, to be used on that. Each statement is a transaction by itself.
+    """Connections for an event loop, to be used on that. Each statement is a transaction by itself.
 
-    Of SQLAlchemy it has the pool alone: statements come as psycopg takes them (`shared.statements`).
-    Statements are prepared and planned at their first use.
+    Statements come as psycopg takes them (`shared.statements`). They are prepared and planned at their first
+    use.
     """
 
     def __init__(self, settings: StorageSettings, *, name: str) -> None:
-        self._engine = create_async_engine(
-            _url(settings),
-            pool_size=settings.pool_size,
-            max_overflow=0,
-            pool_timeout=POOL_WAIT_SECONDS,
-            pool_reset_on_return=None,  # nothing is left open
-            connect_args={"autocommit": True, **_how(name, plan_once=True)},
-        )
+        self._url = _url(settings).replace("+psycopg", "", 1)
+        self._how = _how(name, plan_once=True)
+        self._free = asyncio.Semaphore(settings.pool_size)
+        self._idle: list[psycopg.AsyncConnection] = []
 
     async def fetch_one(self, text: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """The first row that the statement gives. Raises `StorageUnavailable` as `Database` does."""
         with _translated():
-            connection = await self._engine.raw_connection()
-            driver = cast(psycopg.AsyncConnection, connection.driver_connection)
-            try:
-                cursor = await driver.execute(text.encode(), parameters)
-                return await cursor.fetchone()
-            except BaseException:
-                connection.invalidate()  # whatever it is in the midst of
-                if driver.closed:
-                    await self.close()  # the others are, too, if PostgreSQL was restarted
-                raise
-            finally:
-                connection.close()
+            async with self._free:
+                connection = self._idle.pop() if self._idle else await self._connect()
+                try:
+                    row = await (await connection.execute(text.encode(), parameters)).fetchone()
+                except BaseException:
+                    await connection.close()  # whatever it is in the midst of
+                    await (
+                        self.close()
+                    )  # PostgreSQL was restarted, perhaps: then the others are of no use, too
+                    raise
+                self._idle.append(connection)
+                return row
 
     async def close(self) -> None:
         """Closes the connections that are not in use."""
-        await self._engine.dispose()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+
+    async def _connect(self) -> psycopg.AsyncConnection:
+        return await psycopg.AsyncConnection.connect(self._url, autocommit=True, **self._how)
 
 
 def _url(settings: StorageSettings) -> str:
