@@ -16,13 +16,14 @@ from flask.testing import FlaskClient
 from psycopg import AsyncConnection
 from pydantic import SecretStr
 from redis import Redis
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from local.demo import isolated
 from local.processes import Child, Program
 from shared.db import Database
 from shared.settings import AgentSettings, LybicSettings, ModelSettings, Settings
 from shared.wakes import PREFIX
+from tests.conftest import wait_until
 from tests.integration.conftest import read, submit
 from worker.process import Process
 
@@ -84,6 +85,17 @@ def statements() -> Iterator[list[str]]:
     event.remove(Engine, "before_cursor_execute", see)
 
 
+READ = """
+SELECT steps.seq_scan AS steps_read_through, steps.n_tup_ins AS new_steps, events.n_tup_ins AS new_events,
+    jobs.n_tup_upd AS changes,
+    (SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'pk_jobs') AS jobs_by_key,
+    (SELECT sum(idx_scan) FROM pg_stat_user_indexes
+        WHERE indexrelname IN ('ix_jobs_status', 'ix_jobs_running')) AS jobs_by_status
+FROM pg_stat_user_tables AS steps, pg_stat_user_tables AS events, pg_stat_user_tables AS jobs
+WHERE steps.relname = 'steps' AND events.relname = 'events' AND jobs.relname = 'jobs'
+"""
+
+
 class Costs:
     """What a task of so many steps costs, from its claim to its end."""
 
@@ -117,6 +129,26 @@ def test_a_step_costs_two_statements(few: Costs, many: Costs) -> None:
     """The intent and the outcome, each a transaction by itself."""
     assert many.statements - few.statements == 2 * 30
     assert few.statements == 7  # three before the steps, three for them, and the end
+
+
+def test_what_was_planned_before_there_were_any_jobs_is_no_dearer_when_there_are(
+    client: FlaskClient, settings: Settings, db: Database, stand_in: str
+) -> None:
+    """On tables that are empty PostgreSQL reads through them, or through an index of few."""
+    process = Process(settings, name="first", concurrency=4)
+    for _ in range(2):
+        Costs(client, process, db, stand_in, 4)
+    process.close()  # so that what it did is counted
+
+    def counted() -> Any:
+        with db.statement() as connection:
+            return connection.execute(text(READ)).one()
+
+    wait_until(lambda: counted().new_steps == 2 * 4)
+    found = counted()
+    assert found.steps_read_through == 0
+    assert found.jobs_by_key >= found.changes + found.new_events  # which refer to it
+    assert found.jobs_by_status < found.changes / 2
 
 
 def test_a_step_costs_one_call_of_the_model_and_one_of_lybic(few: Costs, many: Costs) -> None:
