@@ -36,10 +36,11 @@ from shared.tracing import Attributes, annotate, span
 from shared.writes import Lease, Write
 from worker import uitars
 from worker.actions import Decision
+from worker.completions import Completions, endpoints
 from worker.lease import LeaseKeeper
 from worker.loop import Bounds, Failed, Finished, NeedsHuman, Outcome, StepLoop
 from worker.metrics import LEASES_LOST, RUNNING, StepWatch, count_claims, count_end
-from worker.model import Clients, OpenAIModel, endpoints
+from worker.model import OpenAIModel
 from worker.pictures import Pictures
 from worker.protocols import Model, Observation
 from worker.recorder import JobRecorder
@@ -84,7 +85,7 @@ class Runner:
         self._vault = vault
         self._wakes = wakes
         self._portal = portal
-        self._clients = Clients(portal.http, settings.model)
+        self._completions = Completions(portal.http, settings.model.timeout_seconds)
         self._storage = storage
         self._store = store
         self._keeper = keeper
@@ -218,9 +219,13 @@ class Runner:
         """The job's model; where there is a fallback, that is asked when it does not answer."""
         settings, model = self._settings.model, None
         for endpoint in reversed(endpoints(options, key, settings)):
-            client = self._clients.get(endpoint)
             model = OpenAIModel(
-                endpoint, settings, client=client, stop=stop, pictures=pictures, fallback=model
+                endpoint,
+                settings,
+                completions=self._completions,
+                stop=stop,
+                pictures=pictures,
+                fallback=model,
             )
         assert model is not None  # noqa: S101 - there is one at least
         return model

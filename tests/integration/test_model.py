@@ -18,7 +18,8 @@ from shared.schemas import JobOptions
 from shared.settings import ModelSettings
 from tests.integration.test_screenshots import Handler, Site, site_of
 from worker import retries
-from worker.model import Clients, OpenAIModel, endpoints
+from worker.completions import LARGEST_BYTES, Completions, endpoints
+from worker.model import OpenAIModel
 from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.screenshots import AllowedHosts, ScreenshotFetcher
@@ -136,12 +137,12 @@ def model_of(portal: Portal, first: Site, second: Site) -> Ask:
             {"api_key": OWN, "endpoint": f"{first.url}/v1", **(spare if fallback else {}), **more}
         )
         options = JobOptions(model_name=name, model_base_url=f"{first.url}/v1", keep_sandbox=False)
-        model, clients = None, Clients(portal.http, settings)
+        model, completions = None, Completions(portal.http, settings.timeout_seconds)
         for endpoint in reversed(endpoints(options, SecretStr(key), settings)):
             model = OpenAIModel(
                 endpoint,
                 settings,
-                client=clients.get(endpoint),
+                completions=completions,
                 stop=Stop(math.inf),
                 pictures=Pictures(ScreenshotFetcher(portal.http, AllowedHosts([], [])), UUID(int=1), None),
                 fallback=model,
@@ -320,6 +321,7 @@ def test_nonsense_is_counted_as_nothing(
         {"choices": ["text"]},
         {"choices": {"a": 1}},
         {"choices": [{"message": "text"}]},
+        {**completion(), "more": "x" * LARGEST_BYTES},
     ],
 )
 def test_what_is_no_completion_is_asked_elsewhere(

@@ -21,7 +21,8 @@ from shared.sandboxes import SandboxService
 from shared.schemas import LybicCredentials, SandboxInfo
 from shared.settings import LybicSettings, ModelSettings
 from worker import retries, screenshots
-from worker.model import SCREENSHOT_GONE, Clients, Endpoint, OpenAIModel
+from worker.completions import Completions, Endpoint
+from worker.model import SCREENSHOT_GONE, OpenAIModel
 from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.sandbox import LybicSandbox
@@ -379,7 +380,7 @@ def scene_of(site_of: Callable[[], Site], portal: Portal, pictures: Pictures) ->
         model = OpenAIModel(
             asked,
             settings,
-            client=Clients(portal.http, settings).get(asked),
+            completions=Completions(portal.http, settings.timeout_seconds),
             stop=Stop(math.inf),
             pictures=pictures,
         )
