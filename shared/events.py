@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select
+from sqlalchemy import Connection, Integer, Row, Table, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
+from shared.db import Statement
 from shared.models import Event
 from shared.states import JobStatus
 
@@ -97,17 +97,17 @@ def append(session: Session, job_id: UUID, last: int, events: Sequence[NewEvent]
     session.execute(insert(Event).values(created_at=func.clock_timestamp()), rows)
 
 
-EventRow = Row[UUID, int, str, Any, datetime]
+EventRow = Row[Any]
 """What is read of an event: the columns of `Event`, by their names."""
 _EVENTS = cast(Table, Event.__table__)
-_READ = (
+_READ = Statement.of(
     select(_EVENTS)
     .where(_EVENTS.c.job_id == bindparam("job_id"), _EVENTS.c.seq > bindparam("after"))
     .order_by(_EVENTS.c.seq)
-    .limit(bindparam("most"))
+    .limit(bindparam("most", type_=Integer()))
 )
 
 
 def read(connection: Session | Connection, job_id: UUID, after: int, limit: int = 500) -> Sequence[EventRow]:
     """The job's events with numbers above `after`, in order, at most `limit`."""
-    return connection.execute(_READ, {"job_id": job_id, "after": after, "most": limit}).all()
+    return _READ.execute(connection, {"job_id": job_id, "after": after, "most": limit}).all()

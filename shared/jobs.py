@@ -73,7 +73,7 @@ def submit(connection: Session | Connection, wanted: Sequence[tuple[NewJob, byte
     """
     ids = sorted(uuid4() for _ in wanted)  # jobs of one moment stay in order
     rows = [_row(job_id, new, sealed) for job_id, (new, sealed) in zip(ids, wanted, strict=True)]
-    inserted = {row.id for row in connection.execute(statements.SUBMIT, {"jobs": rows})}
+    inserted = {row.id for row in statements.SUBMIT.execute(connection, {"jobs": rows})}
     return [
         Submitted(job_id, new=True) if job_id in inserted else Submitted(_earlier(connection, new), new=False)
         for job_id, (new, _) in zip(ids, wanted, strict=True)

@@ -5,19 +5,16 @@ it changes none, and nothing is written. As a transaction of several statements 
 trips more, and four times the CPU (docs/performance.md).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any, cast
-from uuid import UUID
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
     Function,
     Integer,
-    Select,
     SQLColumnExpression,
     Table,
     Text,
@@ -35,9 +32,9 @@ from sqlalchemy import (
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
-from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from shared import events
+from shared.db import Statement
 from shared.models import Event, Job, Step
 from shared.states import JobStatus, StepStatus
 
@@ -73,7 +70,7 @@ GIVEN = (
 """Columns of a new job; the others have their defaults."""
 
 
-def _submit() -> Select[UUID]:
+def _submit() -> Statement:
     listed = func.jsonb_to_recordset(bindparam("jobs", type_=JSONB()))
     rows = listed.table_valued(*(column(name, JOBS.c[name].type) for name in GIVEN))
     wanted = rows.render_derived(name="wanted", with_types=True)
@@ -90,7 +87,7 @@ def _submit() -> Select[UUID]:
     pending = events.status(JobStatus.PENDING)
     first = select(job.c.id, literal(1), literal(pending.type), literal(pending.payload, JSONB()), now())
     told = insert(EVENTS).from_select(["job_id", "seq", "type", "payload", "created_at"], first)
-    return select(job.c.id).add_cte(told.cte("event"))
+    return Statement.of(select(job.c.id).add_cte(told.cte("event")))
 
 
 SUBMIT = _submit()
@@ -98,39 +95,6 @@ SUBMIT = _submit()
 
 Gives the ids of those that no request with the same idempotency key had inserted before.
 """
-
-
-DIALECT = dialect()  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A statement as psycopg takes it, so that SQLAlchemy has nothing left to do when it is carried out.
-
-    That had cost three times as much as psycopg does (docs/performance.md).
-    """
-
-    text: str
-    _constants: Mapping[str, Any]
-    _processors: Mapping[str, Callable[[Any], Any]]
-
-    @classmethod
-    def of(cls, statement: Select[Any]) -> "Statement":
-        """Compiled once, for any parameters."""
-        compiled = statement.compile(dialect=DIALECT)
-        bound = {name: parameter for parameter, name in compiled.bind_names.items()}
-        constants = {name: one.value for name, one in bound.items() if not one.required}
-        processors = {
-            name: processor
-            for name, one in bound.items()
-            if (processor := one.type.dialect_impl(DIALECT).bind_processor(DIALECT))
-        }
-        return cls(str(compiled), constants, processors)
-
-    def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What to send along for these values of its parameters."""
-        values = {**self._constants, **given}
-        return values | {name: process(values[name]) for name, process in self._processors.items()}
 
 
 Part = Callable[[CTE], Sequence[CTE]]

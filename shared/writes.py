@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from shared import disposal, events, statements
+from shared.db import Statement
 from shared.errors import LeaseLost
 from shared.events import NewEvent
 from shared.models import Step
@@ -34,6 +35,11 @@ class Lease:
     run: int
     owner: str
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """As statements are given it."""
+        return {"lease_job_id": self.job_id, "lease_run": self.run}
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -52,32 +58,19 @@ class AlreadyWritten(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """What psycopg is given."""
-
-    text: str
-    parameters: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Write:
-    """One write of a run. Its query gives when somebody asked to cancel the job, or, refused, no row."""
+    """One write of a run. It gives when somebody asked to cancel the job, or no row, if it is refused."""
 
     lease: Lease
-    query: Query
+    statement: Statement
+    given: Mapping[str, Any]
     tells: bool
     """Whether it adds events."""
     after: Progress | None
     """The counts of the job when it is done, if they were known before."""
 
-    @property
-    def why_refused(self) -> Query:
-        """Finds out why the write had no effect: what it gives is for `refusal`."""
-        lease = {"lease_job_id": self.lease.job_id, "lease_run": self.lease.run}
-        return Query(COUNTS.text, COUNTS.parameters(lease))
-
     def refusal(self, counts: Sequence[int] | None) -> LeaseLost | AlreadyWritten:
-        """What is to be raised."""
+        """What to raise where it is refused, by what `COUNTS` gives for its lease then."""
         if self.after and counts and tuple(counts) == (self.after.events, self.after.steps):
             return AlreadyWritten()
         return LeaseLost(f"run {self.lease.run} of task {self.lease.job_id} does not hold it any more")
@@ -85,11 +78,9 @@ class Write:
 
 def carry_out(session: Session, write: Write) -> datetime | None:
     """Returns when somebody asked to cancel the job. Raises `LeaseLost` and `AlreadyWritten`."""
-    connection = session.connection()
-    written = connection.exec_driver_sql(write.query.text, write.query.parameters).one_or_none()
+    written = write.statement.execute(session, write.given).one_or_none()
     if written is None:
-        why = write.why_refused
-        raise write.refusal(connection.exec_driver_sql(why.text, why.parameters).one_or_none())
+        raise write.refusal(COUNTS.execute(session, write.lease.given).one_or_none())
     cancel_requested_at: datetime | None = written[0]
     return cancel_requested_at
 
@@ -209,7 +200,7 @@ def _write(
     statement = statements.write(
         tuple(values), tuple(opens), tuple(closes), also, tells=bool(new_events), counted=bool(progress)
     )
-    all_given = {"lease_job_id": lease.job_id, "lease_run": lease.run, "told": len(new_events), **given}
+    all_given = {**lease.given, "told": len(new_events), **given}
     for prefix, columns in (("job", values), ("open", opens), ("close", closes)):
         all_given |= {f"{prefix}_{name}": value for name, value in columns.items()}
     if progress:
@@ -218,4 +209,4 @@ def _write(
         all_given["types"] = [event.type for event in new_events]
         all_given["payloads"] = [json.dumps(event.payload) for event in new_events]
     after = progress and Progress(progress.events + len(new_events), progress.steps + bool(opens))
-    return Write(lease, Query(statement.text, statement.parameters(all_given)), bool(new_events), after)
+    return Write(lease, statement, all_given, bool(new_events), after)

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from shared.db import AsyncDatabase, Database
 from shared.errors import LeaseLost, StorageUnavailable
-from shared.writes import Query, Write
+from shared.statements import COUNTS
+from shared.writes import Write
 from worker.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ class Storage:
 
     async def carry_out(self, write: Write) -> datetime | None:
         """As `shared.writes.carry_out`, in a transaction of its own."""
-        written = await self._fetch_one(write.query)
+        written = await self._writes.fetch_one(write.statement, write.given)
         if written is None:
-            raise write.refusal(await self._fetch_one(write.why_refused))
+            raise write.refusal(await self._writes.fetch_one(COUNTS, write.lease.given))
         cancel_requested_at: datetime | None = written[0]
         return cancel_requested_at
 
@@ -57,9 +58,6 @@ class Storage:
     def close(self) -> None:
         """Ends the threads, after their work."""
         self._threads.shutdown()
-
-    async def _fetch_one(self, query: Query) -> tuple[Any, ...] | None:
-        return await self._writes.fetch_one(query.text, query.parameters)
 
 
 async def persist(write: Callable[[], Awaitable[T]], stop: Stop) -> T:

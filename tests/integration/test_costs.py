@@ -75,7 +75,7 @@ def statements() -> Iterator[list[str]]:
             seen.append(str(execution[2]))
 
     async def seen_executing(connection: AsyncConnection, query: Any, *more: Any) -> Any:
-        seen.append(query.decode())
+        seen.append(query)
         return await execute(connection, query, *more)
 
     event.listen(Engine, "before_cursor_execute", see)

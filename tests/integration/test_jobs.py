@@ -10,13 +10,13 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from local.processes import free_port
 from shared import events, jobs, writes
-from shared.db import AsyncDatabase, Database
+from shared.db import AsyncDatabase, Database, Statement
 from shared.errors import JobNotFound, LeaseLost, StorageUnavailable
 from shared.models import Job, Step
 from shared.portal import Portal
@@ -372,7 +372,7 @@ def test_of_connections_that_were_closed_meanwhile_an_event_loop_uses_one_at_mos
 ) -> None:
     """Whose statement is tried again."""
     kept = AsyncDatabase(settings.storage, name="tests")
-    ask = partial(kept.fetch_one, "SELECT pg_sleep(%(seconds)s)")
+    ask = partial(kept.fetch_one, Statement.of(select(func.pg_sleep(bindparam("seconds")))))
 
     async def four() -> None:
         await asyncio.gather(*(ask({"seconds": 0.2}) for _ in range(4)))
@@ -390,7 +390,7 @@ def test_an_event_loop_is_told_that_the_database_is_away(portal: Portal, setting
     url = SecretStr(f"postgresql://127.0.0.1:{free_port()}/none")
     away = AsyncDatabase(settings.storage.model_copy(update={"url": url}), name="tests")
     with pytest.raises(StorageUnavailable):
-        portal.call(away.fetch_one, "SELECT 1", {})
+        portal.call(away.fetch_one, Statement.of(select(1)), {})
 
 
 def test_an_unknown_job(db: Database) -> None:
