@@ -1,4 +1,4 @@
-"""Wakes on their way out: runs leave them behind, and a thread publishes whatever has gathered."""
+"""Wakes on their way out: runs leave them behind, and a thread publishes what gathers while it publishes."""
 
 import logging
 from collections import deque
@@ -9,8 +9,6 @@ from uuid import UUID
 from shared.wakes import Waker
 
 log = logging.getLogger(__name__)
-
-GATHER_SECONDS = 0.002
 
 
 class WakeBatch:
@@ -39,7 +37,6 @@ class WakeBatch:
     def _run(self) -> None:
         while not self._closed.is_set():
             self._some.wait()
-            self._closed.wait(GATHER_SECONDS)
             self._some.clear()  # before the jobs are taken: who comes later sets it again
             self._publish()
         self._publish()
