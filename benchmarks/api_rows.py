@@ -35,7 +35,8 @@ def submit() -> Iterator[Figure]:
 
 def stream() -> Iterator[Figure]:
     """1,000 clients, each at a task of its own; 40 of the tasks are at work, the others wait."""
-    with running(think=1, act=0.1, concurrency=AT_WORK) as system:
+    # Of tasks that begin at the same moment, and think equally long, all events come at the same moment.
+    with running(think=1, act=0.1, spread=0.5, concurrency=AT_WORK) as system:
         tasks = [task(500) for _ in range(CLIENTS)]
         ids = system.http.post(BATCH, json={"tasks": tasks}).raise_for_status().json()["task_ids"]
         lags = asyncio.run(Listener(system.url).lags(ids, SECONDS))

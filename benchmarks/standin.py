@@ -7,6 +7,7 @@ It looks at nothing and keeps nothing but counts, so that what is measured is ou
 import argparse
 import asyncio
 import json
+import random
 import re
 from collections import Counter
 from io import BytesIO
@@ -33,8 +34,8 @@ SHAPE = {
 class StandIn:
     """What is answered, and how often that was asked."""
 
-    def __init__(self, think: float, act: float) -> None:
-        self.think, self.act = think, act
+    def __init__(self, think: float, act: float, spread: float) -> None:
+        self.think, self.act, self.spread = think, act, spread
         self.url = ""
         self.counts: Counter[str] = Counter()
         self._answers: Counter[bytes] = Counter()
@@ -63,7 +64,7 @@ class StandIn:
         call = f"click(point='<point>{number} 5</point>')" if number < steps else "finished(content='done')"
         if number == steps:
             del self._answers[name]
-        await _pause(self.think)
+        await _pause(self.think * random.uniform(1 - self.spread, 1 + self.spread))  # noqa: S311
         said = {"role": "assistant", "content": f"Thought: step {number} of {steps}\nAction: {call}"}
         usage = {"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020}
         choice = {"index": 0, "finish_reason": "stop", "message": said}
@@ -130,9 +131,10 @@ async def main() -> None:
     """Listens on a free port of the loopback address, and says so."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--think", type=float, default=0.0, help="seconds for each answer of the model")
+    parser.add_argument("--spread", type=float, default=0.0, help="as much of that more or less, by chance")
     parser.add_argument("--act", type=float, default=0.0, help="seconds for each action or look")
     options = parser.parse_args()
-    stand_in = StandIn(options.think, options.act)
+    stand_in = StandIn(options.think, options.act, options.spread)
     server = await asyncio.start_server(lambda r, w: serve(stand_in, r, w), "127.0.0.1", 0, limit=1 << 26)
     stand_in.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     print(f"listening on {stand_in.url}", flush=True)

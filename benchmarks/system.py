@@ -32,6 +32,7 @@ class System:
         *,
         think: float,
         act: float,
+        spread: float,
         workers: int,
         concurrency: int,
         **more: str,
@@ -42,7 +43,8 @@ class System:
         self.valkey = stack.enter_context(Valkey(folder / "valkey", throwaway=False))
         command.upgrade(config(self.postgres.url), "head")
         self._environment = {**isolated(os.environ), "NO_PROXY": LOOPBACK}
-        stand_in = self._run("standin", "benchmarks.standin", "--think", str(think), "--act", str(act))
+        answers = ("--think", str(think), "--act", str(act), "--spread", str(spread))
+        stand_in = self._run("standin", "benchmarks.standin", *answers)
         self.stand_in = stand_in.wait_for_line("listening on ", READY_SECONDS)
         port = free_port()
         self.url = f"http://{LOOPBACK}:{port}"
@@ -153,10 +155,23 @@ def family(pid: int) -> list[int]:
 
 @contextmanager
 def running(
-    *, think: float = 0, act: float = 0, workers: int = 1, concurrency: int = 64, **more: str
+    *,
+    think: float = 0,
+    act: float = 0,
+    spread: float = 0,
+    workers: int = 1,
+    concurrency: int = 64,
+    **more: str,
 ) -> Iterator[System]:
-    """A system, ready; gone at the end."""
+    """A system, ready; gone at the end. The model thinks so long, give or take `spread` of it."""
     with TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
         yield System(
-            Path(folder), stack, think=think, act=act, workers=workers, concurrency=concurrency, **more
+            Path(folder),
+            stack,
+            think=think,
+            act=act,
+            spread=spread,
+            workers=workers,
+            concurrency=concurrency,
+            **more,
         )
