@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import psycopg
-from sqlalchemy import Connection, CursorResult, Engine, Select, create_engine, event, text
+from sqlalchemy import ClauseElement, Connection, CursorResult, Engine, create_engine, event, text
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 from sqlalchemy.exc import (
     DBAPIError,
@@ -18,6 +18,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.settings import StorageSettings
@@ -127,9 +128,9 @@ class Statement:
     _processors: Mapping[str, Callable[[Any], Any]]
 
     @classmethod
-    def of(cls, statement: Select[Any]) -> "Statement":
+    def of(cls, statement: ClauseElement) -> "Statement":
         """Compiled once, for any parameters."""
-        compiled = statement.compile(dialect=DIALECT)
+        compiled = cast(SQLCompiler, statement.compile(dialect=DIALECT))
         bound = {name: parameter for parameter, name in compiled.bind_names.items()}
         constants = {name: one.value for name, one in bound.items() if not one.required}
         processors = {

@@ -22,7 +22,6 @@ from sqlalchemy import (
     Select,
     SQLColumnExpression,
     Text,
-    Update,
     Uuid,
     and_,
     any_,
@@ -30,6 +29,7 @@ from sqlalchemy import (
     case,
     func,
     insert,
+    inspect,
     literal,
     or_,
     select,
@@ -41,6 +41,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
 from shared import disposal, events, statements, writes
+from shared.db import Statement
 from shared.errors import IdempotencyConflict, JobConflict, JobNotFound
 from shared.models import Event, Job, Step
 from shared.schemas import NewJob, sandbox_key
@@ -224,18 +225,18 @@ def claim_forgotten(
 
 
 @cache
-def _claiming_one() -> Select[Any]:
+def _claiming_one() -> Statement:
     named = select(Job.id).where(Job.id == bindparam("named"), or_(_free(), expired()))
     return _claiming(named.with_for_update(of=Job))
 
 
 @cache
-def _claiming_expired() -> Select[Any]:
+def _claiming_expired() -> Statement:
     return _claiming(_some(expired(), Job.lease_expires_at))
 
 
 @cache
-def _claiming_unheard() -> Select[Any]:
+def _claiming_unheard() -> Statement:
     late = Job.created_at < _asked() - bindparam("grace", type_=Interval())
     return _claiming(_some(and_(_free(), or_(Job.run > 0, late)), Job.priority))
 
@@ -245,7 +246,7 @@ def _some(forgotten: ColumnElement[bool], order: SQLColumnExpression[Any]) -> Se
     return some.with_for_update(of=Job, skip_locked=True)
 
 
-def _claiming(locked: Select[UUID]) -> Select[Any]:
+def _claiming(locked: Select[UUID]) -> Statement:
     """Takes the jobs that the query has locked: gives each with its state before, and tells that it runs."""
     before = locked.add_columns(JOBS.c.status).cte("before")
     owner = bindparam("owner", type_=Text())
@@ -269,24 +270,27 @@ def _claiming(locked: Select[UUID]) -> Select[Any]:
         "status", literal(JobStatus.RUNNING.value), "run", claimed.c.run, "worker", owner
     )
     told = select(claimed.c.id, claimed.c.event_count, literal("status"), running, now())
-    job = aliased(Job, claimed)
-    return select(job, claimed.c.before).add_cte(
-        insert(Event).from_select(["job_id", "seq", "type", "payload", "created_at"], told).cte("told")
-    )
+    event = insert(Event).from_select(["job_id", "seq", "type", "payload", "created_at"], told)
+    return Statement.of(select(claimed).add_cte(event.cte("told")))
 
 
-def _claim(session: Session, claiming: Select[Any], given: dict[str, Any]) -> Sequence[Job]:
+COLUMNS = [(attribute.key, attribute.columns[0].name) for attribute in inspect(Job).column_attrs]
+
+
+def _claim(session: Session, claiming: Statement, given: dict[str, Any]) -> Sequence[Job]:
     """Takes jobs.
 
     A step that an earlier run left between intent and outcome becomes `interrupted`; it is never replayed.
     That is another statement, for it must see what that run wrote until the job's row was locked.
     """
-    claimed = session.execute(claiming, given).all()
-    for job, before in claimed:
-        job.recovered = before == JobStatus.RUNNING
+    claimed = []
+    for row in claiming.execute(session, given).mappings():
+        job = Job(**{attribute: row[column] for attribute, column in COLUMNS})
+        job.recovered = row["before"] == JobStatus.RUNNING
         if job.recovered:
             _interrupt(session, job.id)
-    return [job for job, _ in claimed]
+        claimed.append(job)
+    return claimed
 
 
 def _interrupt(session: Session, job_id: UUID) -> None:
@@ -318,7 +322,7 @@ def runs(session: Session, job_id: UUID) -> list[str]:
     ]
 
 
-def renew(session: Session, leases: Iterable[Lease], *, lease_seconds: float) -> set[UUID]:
+def renew(connection: Session | Connection, leases: Iterable[Lease], *, lease_seconds: float) -> set[UUID]:
     """Renews the leases that are still ours and returns their jobs; the others are lost.
 
     A lease that expired without being reclaimed is renewed: nobody else acts on the job.
@@ -329,14 +333,14 @@ def renew(session: Session, leases: Iterable[Lease], *, lease_seconds: float) ->
         "runs": [lease.run for lease in held.values()],
         "lease": timedelta(seconds=lease_seconds),
     }
-    return set(session.scalars(_renewing(), given))
+    return set(_renewing().execute(connection, given).scalars())
 
 
 @cache
-def _renewing() -> Update:
+def _renewing() -> Statement:
     arrays = (bindparam("ids", type_=ARRAY(Uuid())), bindparam("runs", type_=ARRAY(Integer())))
     held = func.unnest(*arrays).table_valued("id", "run").render_derived("held")
-    return (
+    return Statement.of(
         update(JOBS)
         .where(JOBS.c.id == held.c.id, JOBS.c.run == held.c.run, JOBS.c.status == JobStatus.RUNNING.value)
         .values(lease_expires_at=now() + bindparam("lease", type_=Interval()))
@@ -344,15 +348,15 @@ def _renewing() -> Update:
     )
 
 
-def cancel_requests(session: Session, job_ids: Iterable[UUID]) -> set[UUID]:
+def cancel_requests(connection: Session | Connection, job_ids: Iterable[UUID]) -> set[UUID]:
     """Which of the jobs somebody asked to cancel."""
-    return set(session.scalars(_asked_to_cancel(), {"ids": list(job_ids)}))
+    return set(_asked_to_cancel().execute(connection, {"ids": list(job_ids)}).scalars())
 
 
 @cache
-def _asked_to_cancel() -> Select[UUID]:
+def _asked_to_cancel() -> Statement:
     named = Job.id == any_(bindparam("ids", type_=ARRAY(Uuid())))
-    return select(Job.id).where(named, Job.cancel_requested_at.is_not(None))
+    return Statement.of(select(Job.id).where(named, Job.cancel_requested_at.is_not(None)))
 
 
 # --- ending ---------------------------------------------------------------------------------------------

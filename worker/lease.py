@@ -114,10 +114,10 @@ class LeaseKeeper:
         now = time.monotonic()
         lease_seconds = self._settings.lease_seconds
         kept: set[UUID] | None = None
-        with self._db.transaction() as session:
-            cancelled = jobs.cancel_requests(session, [one.lease.job_id for one in held])
+        with self._db.statement() as connection:
+            cancelled = jobs.cancel_requests(connection, [one.lease.job_id for one in held])
             if now - self._renewed >= lease_seconds / RENEWALS_PER_LEASE:
-                kept = jobs.renew(session, [one.lease for one in held], lease_seconds=lease_seconds)
+                kept = jobs.renew(connection, [one.lease for one in held], lease_seconds=lease_seconds)
         for one in held:
             if one.lease.job_id in cancelled:
                 one.stop.set(Reason.CANCELLED)
