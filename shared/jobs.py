@@ -24,7 +24,6 @@ from sqlalchemy import (
     Text,
     Uuid,
     and_,
-    any_,
     bindparam,
     case,
     func,
@@ -348,15 +347,15 @@ def _renewing() -> Statement:
     )
 
 
-def cancel_requests(connection: Session | Connection, job_ids: Iterable[UUID]) -> set[UUID]:
-    """Which of the jobs somebody asked to cancel."""
-    return set(_asked_to_cancel().execute(connection, {"ids": list(job_ids)}).scalars())
+def cancel_requests(connection: Session | Connection, owner: str) -> set[UUID]:
+    """Which of the jobs that this owner runs somebody asked to cancel."""
+    return set(_asked_to_cancel().execute(connection, {"owner": owner}).scalars())
 
 
 @cache
 def _asked_to_cancel() -> Statement:
-    named = Job.id == any_(bindparam("ids", type_=ARRAY(Uuid())))
-    return Statement.of(select(Job.id).where(named, Job.cancel_requested_at.is_not(None)))
+    asked = and_(in_state(Job.status, JobStatus.RUNNING), Job.cancel_requested_at.is_not(None))
+    return Statement.of(select(Job.id).where(asked, Job.lease_owner == bindparam("owner")))
 
 
 # --- ending ---------------------------------------------------------------------------------------------

@@ -99,6 +99,11 @@ class Job(Base):
         Index("ix_jobs_queue", "priority", "created_at", "id", postgresql_where=text("status = 'pending'")),
         # Not by its lease: then to renew one would be to write to every index of the table.
         Index("ix_jobs_running", "created_at", postgresql_where=text("status = 'running'")),
+        Index(
+            "ix_jobs_asked_to_cancel",
+            "lease_owner",
+            postgresql_where=text("status = 'running' AND cancel_requested_at IS NOT NULL"),
+        ),
         # One sandbox, one driver: two jobs would fight over one mouse. A human at it counts as a driver.
         Index(
             "ix_jobs_driven_sandbox",

@@ -115,7 +115,7 @@ class LeaseKeeper:
         lease_seconds = self._settings.lease_seconds
         kept: set[UUID] | None = None
         with self._db.statement() as connection:
-            cancelled = jobs.cancel_requests(connection, [one.lease.job_id for one in held])
+            cancelled = jobs.cancel_requests(connection, held[0].lease.owner)  # as all the others'
             if now - self._renewed >= lease_seconds / RENEWALS_PER_LEASE:
                 kept = jobs.renew(connection, [one.lease for one in held], lease_seconds=lease_seconds)
         for one in held:

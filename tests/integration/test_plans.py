@@ -162,7 +162,7 @@ ASKED: dict[str, Ask] = {
     "renew": lambda session: jobs.renew(
         session, [Lease(uuid4(), number, "a") for number in range(500)], lease_seconds=6
     ),
-    "requests to cancel": lambda session: jobs.cancel_requests(session, [uuid4() for _ in range(500)]),
+    "requests to cancel": lambda session: jobs.cancel_requests(session, "a"),
     "write": lambda session: writes.carry_out(
         session, writes.change(lease(session), [events.thinking("well", 1)])
     ),
