@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks import api_rows, long_rows, rows, table_rows
 from benchmarks.compare import Unusable, compare
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, yardstick
 from shared.errors import GuiAgentError
 
 ROWS = api_rows.ROWS | rows.ROWS | long_rows.ROWS | table_rows.ROWS
@@ -47,7 +47,11 @@ def measure(names: list[str], console: Console) -> list[Figure]:
     figures = list[Figure]()
     for name in names:
         console.print(f"{name}: {(ROWS[name].__doc__ or '').strip()}", style="dim")
+        before = yardstick()
         figures += ROWS[name]()
+        console.print(
+            f"  a fixed piece of work: {before:.0f} ms before, {yardstick():.0f} ms after", style="dim"
+        )
     console.print(table(figures))
     return figures
 

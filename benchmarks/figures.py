@@ -1,5 +1,7 @@
 """What rows are made of: figures with their goals, tasks to measure with."""
 
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
@@ -18,6 +20,19 @@ class Figure:
     @property
     def reached(self) -> bool:
         return self.value <= self.goal if self.most else self.value >= self.goal
+
+
+def yardstick() -> float:
+    """Milliseconds of CPU that a fixed piece of work takes: how fast this machine is at the moment."""
+    return min(_work() for _ in range(3)) * 1000
+
+
+def _work() -> float:
+    text = json.dumps({"words": ["word"] * 400, "numbers": list(range(400))})
+    began = time.process_time()
+    for _ in range(500):
+        json.dumps(json.loads(text))
+    return time.process_time() - began
 
 
 def task(steps: int) -> dict[str, object]:

@@ -28,10 +28,13 @@ class Portal:
     """
 
     def __init__(self, *, uvloop: bool = False) -> None:
-        self._stack = ExitStack()
-        portal = start_blocking_portal(backend_options={"use_uvloop": uvloop})
-        self._portal: BlockingPortal = self._stack.enter_context(portal)
-        self.http: httpx.AsyncClient = self._portal.call(_make_client)
+        with (
+            ExitStack() as stack
+        ):  # the thread ends again if the client can't be made: it would keep the process
+            portal = start_blocking_portal(backend_options={"use_uvloop": uvloop})
+            self._portal: BlockingPortal = stack.enter_context(portal)
+            self.http: httpx.AsyncClient = self._portal.call(_make_client)
+            self._stack = stack.pop_all()
 
     def start(self, call: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> Future[T]:
         """Begins a call; cancelling the future abandons it."""
