@@ -234,7 +234,10 @@ class StorageSettings(_Group):
         description="postgresql://user:password@host:port/database",
     )
     pool_size: int = Field(
-        8, ge=1, validation_alias="POSTGRES_POOL_SIZE", description="Connections that a process keeps open."
+        8,
+        ge=1,
+        validation_alias="POSTGRES_POOL_SIZE",
+        description="Connections that a process keeps open; a worker has five more.",
     )
     task_days: float | None = Field(
         None,

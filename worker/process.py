@@ -18,7 +18,7 @@ from worker.janitor import Janitor
 from worker.lease import LeaseKeeper
 from worker.runner import Claimed, Runner
 from worker.stop import Reason
-from worker.storage import Storage
+from worker.storage import THREADS, Storage
 from worker.sweeper import Sweeper
 from worker.wakes import WakeBatch
 
@@ -35,7 +35,10 @@ class Process:
         vault, store = Vault(settings.storage), PictureStore.connect(settings.pictures)
         self._settings = settings.worker
         # Whoever uses it tries again, or leaves it to a sweep: connections need no asking whether they live.
-        self._db = Database.connect(settings.storage, name=f"guiagent {name}", pre_ping=False, plan_once=True)
+        few = settings.storage.model_copy(update={"pool_size": THREADS})
+        self._db = Database.connect(
+            few, name=f"guiagent {name}", pre_ping=False, plan_once=True, overflow=False
+        )
         self._writes = AsyncDatabase(settings.storage, name=f"guiagent {name} runs")
         self._storage = Storage(self._db, self._writes)
         self._portal = Portal(uvloop=True)

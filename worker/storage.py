@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 PAUSE_SECONDS = 0.25
 THREADS = 4
+"""They, and all others of the process that ask PostgreSQL, share so many connections."""
 
 
 class Storage:
