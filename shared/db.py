@@ -131,13 +131,13 @@ class Statement:
     def of(cls, statement: ClauseElement) -> "Statement":
         """Compiled once, for any parameters."""
         compiled = cast(SQLCompiler, statement.compile(dialect=DIALECT))
-        bound = {name: parameter for parameter, name in compiled.bind_names.items()}
-        constants = {name: one.value for name, one in bound.items() if not one.required}
-        processors = {
-            name: processor
-            for name, one in bound.items()
-            if (processor := one.type.dialect_impl(DIALECT).bind_processor(DIALECT))
-        }
+        constants, processors = {}, {}
+        for parameter, name in compiled.bind_names.items():
+            process = parameter.type.dialect_impl(DIALECT).bind_processor(DIALECT)
+            if not parameter.required:
+                constants[name] = process(parameter.value) if process else parameter.value
+            elif process:
+                processors[name] = process
         return cls(str(compiled), constants, processors)
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:

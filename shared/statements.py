@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 
 from shared import events
@@ -118,9 +118,9 @@ def write(
     are set of the last step, if that is an intent without an outcome. `also` is what else belongs to it.
     `tells`: events are added. `counted`: only while the job has as many events and steps as the caller knows.
     Parameters are `lease_job_id` and `lease_run` (SQLAlchemy would set columns of the names of bare ones);
-    `job_NAME`, `open_NAME` and `close_NAME`; `told`, how many events, with arrays `types` and `payloads` of
-    texts; `events` and `steps`, the known counts; and for a step that is added `used_NAME` for each of
-    `COUNTERS`.
+    `job_NAME`, `open_NAME` and `close_NAME`; `told`, how many events, with `new_events`, the list of them as
+    JSON, each with `type` and `payload`; `events` and `steps`, the known counts; and for a step that is added
+    `used_NAME` for each of `COUNTERS`.
     """
     job = _job(values, counted=counted, opens=bool(opens), more=bool(also))
     parts = [_told(job)] if tells else []
@@ -161,12 +161,16 @@ COUNTS = Statement.of(select(JOBS.c.event_count, JOBS.c.step_count).where(_held(
 
 def _told(job: CTE) -> CTE:
     """Numbered so that the last event has the job's new count: the lock on its row keeps them in order."""
-    given = (bindparam(name, type_=ARRAY(Text())) for name in ("types", "payloads"))
-    told = func.unnest(*given).table_valued("type", "payload", with_ordinality="place").render_derived("told")
+    # One text: to make arrays of several took psycopg as long as all the rest of a statement.
+    listed = sql_cast(bindparam("new_events", type_=Text()), JSONB())
+    event = column("event", JSONB())
+    told = (
+        func.jsonb_array_elements(listed).table_valued(event, with_ordinality="place").render_derived("told")
+    )
     seq = job.c.event_count - bindparam("told", type_=Integer()) + told.c.place
-    payload = sql_cast(told.c.payload, JSONB())
+    kind, payload = told.c.event["type"].astext, told.c.event["payload"]
     # Not the default, which is when the transaction began: no event may seem older than the one before it.
-    rows = select(job.c.id, seq, told.c.type, payload, now()).select_from(job.join(told, true()))
+    rows = select(job.c.id, seq, kind, payload, now()).select_from(job.join(told, true()))
     return insert(EVENTS).from_select(["job_id", "seq", "type", "payload", "created_at"], rows).cte("events")
 
 

@@ -206,7 +206,7 @@ def _write(
     if progress:
         all_given |= {"events": progress.events, "steps": progress.steps}
     if new_events:
-        all_given["types"] = [event.type for event in new_events]
-        all_given["payloads"] = [json.dumps(event.payload) for event in new_events]
+        told = [{"type": event.type, "payload": event.payload} for event in new_events]
+        all_given["new_events"] = json.dumps(told)
     after = progress and Progress(progress.events + len(new_events), progress.steps + bool(opens))
     return Write(lease, statement, all_given, bool(new_events), after)
