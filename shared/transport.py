@@ -5,6 +5,7 @@ httpx's own connections cost a request 4.6 ms of CPU where a hundred are under w
 connection that was never made: whoever tries that again repeats an action.
 """
 
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import aiohttp
 import httpx
 import yarl
 
+log = logging.getLogger(__name__)
 _last_check: ContextVar["_LastCheck | None"] = ContextVar("last_check", default=None)
 
 
@@ -105,8 +107,15 @@ def _proxies() -> dict[str, str]:
 
     aiohttp would look for them at each request, in a thread, and send passwords from ~/.netrc.
     """
-    named = {scheme: url for scheme, url in getproxies().items() if scheme in {"http", "https", "all"}}
-    return {scheme: url if "://" in url else f"http://{url}" for scheme, url in named.items()}
+    proxies = {}
+    for scheme in getproxies().keys() & {"http", "https", "all"}:
+        given = getproxies()[scheme]
+        url = given if "://" in given else f"http://{given}"
+        if url.startswith(("http://", "https://")):
+            proxies[scheme] = url
+        else:  # not what it is: it may hold a password
+            log.warning("%s_proxy is not used: it names no HTTP proxy", scheme)
+    return proxies
 
 
 KEEP_SECONDS = 5.0

@@ -1,6 +1,7 @@
 """HTTP over aiohttp: no request leaves twice, none leaves after its check, and a lost answer is called so."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -177,6 +178,23 @@ def test_a_call_that_is_abandoned_leaves_no_connection_behind(portal: Portal) ->
     server = Server([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", OK])
     meet(portal, server, abandoned)
     assert server.connections == 2
+
+
+@pytest.mark.parametrize("address", ["socks5://127.0.0.1:9", "nonsense://"])
+def test_a_proxy_of_another_kind_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    async def met() -> httpx.Response:
+        async with (
+            server.running(),
+            httpx.AsyncClient(transport=Transport(ssl.create_default_context())) as http,
+        ):
+            return await post(http, server.url)
+
+    monkeypatch.setenv("all_proxy", address)
+    server = Server([OK])
+    assert asyncio.run(met()).text == "ok"
+    assert "all_proxy is not used" in caplog.text
 
 
 @pytest.mark.parametrize("excepted", ["", "elsewhere.example, .example"])
