@@ -117,6 +117,8 @@ class Completions:
             raise ModelUnavailable("the model did not answer in time") from None
         except httpx.HTTPError:
             raise ModelUnavailable("the model's endpoint is out of reach") from None
+        except UnicodeEncodeError:
+            raise CredentialsRejected("the model's API key holds what no header can") from None
         if not response.is_success:
             raise _refusal(endpoint, response, content)
         try:

@@ -332,6 +332,12 @@ def test_what_is_no_completion_is_asked_elsewhere(
     assert model_of().answer(ASK).text == "Action: wait()"
 
 
+def test_a_key_that_no_header_can_hold_is_refused_at_once(model_of: Ask, first: Site) -> None:
+    with pytest.raises(CredentialsRejected, match="no header"):
+        model_of(key="schlüssel").answer(ASK)
+    assert not first.asked
+
+
 def test_a_silent_answer_is_an_empty_one(model_of: Ask, first: Site) -> None:
     first.says(PATH, completion(None))  # type: ignore[arg-type]
     assert model_of().answer(ASK).text == ""
