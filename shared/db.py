@@ -173,9 +173,7 @@ class AsyncDatabase:
                     row = await cursor.fetchone()
                 except BaseException:
                     await connection.close()  # whatever it is in the midst of
-                    await (
-                        self.close()
-                    )  # PostgreSQL was restarted, perhaps: then the others are of no use, too
+                    await self.close()  # nor are the others of use, if PostgreSQL was restarted
                     raise
                 self._idle.append(connection)
                 return row

@@ -36,8 +36,6 @@ from shared.states import ACTIVE
 RETRY = timedelta(seconds=60)
 MOST_ATTEMPTS = 60
 """After an hour of failures its own life at Lybic is left to end it."""
-
-
 SANDBOXES = cast(Table, Sandbox.__table__)
 COLUMNS = SANDBOXES.c
 
