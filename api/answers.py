@@ -4,15 +4,19 @@ from typing import Any, Literal
 
 from flask import Response
 from flask_openapi.types import ResponseDict
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field
 
+from api import marks
 from shared.states import DeliveryState, JobStatus, StepStatus
 from shared.summary import TaskSummary, Timestamp
 
 
-def reply(answer: BaseModel, *, status: int = 200, include: set[str] | None = None) -> Response:
+def reply(
+    answer: BaseModel, *, status: int = 200, include: set[str] | None = None, exclude_unset: bool = False
+) -> Response:
     """The answer as JSON."""
-    return Response(answer.model_dump_json(include=include), status, mimetype="application/json")
+    text = answer.model_dump_json(include=include, exclude_unset=exclude_unset)
+    return Response(text, status, mimetype="application/json")
 
 
 class Answer(BaseModel):
@@ -154,6 +158,18 @@ class StepView(BaseModel):
     created_at: Timestamp
     finished_at: Timestamp | None
 
+    @computed_field(description="The action part of `raw`.")  # type: ignore[prop-decorator]
+    @property
+    def call(self) -> str:
+        """The action part of the model's answer."""
+        return marks.call(self.raw)
+
+    @computed_field(description="Where the actions touch the screen.")  # type: ignore[prop-decorator]
+    @property
+    def marks(self) -> list[marks.Mark]:
+        """Where the actions touch the screen, in order."""
+        return marks.marks(self.actions)
+
 
 class StepsAnswer(Answer):
     """One page of a task's steps, in order."""
@@ -165,16 +181,48 @@ class StepsAnswer(Answer):
     next_after: int | None = Field(description="The next page's `after`; none after the last.")
 
 
-class EventView(BaseModel):
-    """An event. Beside these it has the fields of its type; they are the same on a stream."""
+EventType = Literal[
+    "status",
+    "observation",
+    "thinking",
+    "action",
+    "result",
+    "human_intervention",
+    "finished",
+    "cancelled",
+    "error",
+]
 
-    type: str
+
+class EventView(BaseModel):
+    """An event: the first seven fields, and those of its type; the same as on a stream."""
+
+    type: EventType
     task_id: str
     taskId: str  # noqa: N815 - clients of the original server read it
     seq: int = Field(description="1, 2, 3… in the task, without gaps.")
     timestamp: Timestamp
     stage: str
     message: str
+    step: int | None = Field(None, description="The number of the step that it is about.")
+    content: str | None = Field(
+        None, description="What was thought, called, found out, asked of a human, or said on resuming."
+    )
+    status: JobStatus | None = Field(None, description="Of `status`: the task's from now on.")
+    run: int | None = Field(None, description="Of `status`: the number of the run that begins.")
+    worker: str | None = Field(None, description="Of `status`: who works at it.")
+    resumed: bool | None = Field(None, description="Of `status`: a human let it go on.")
+    screenshot: str | None = Field(None, description="Of `observation`: a path of this server, or a URL.")
+    actions: list[dict[str, Any]] | None = Field(None, description="Of `action`: Lybic actions, in order.")
+    needs_human: bool | None = Field(None, description="Of `human_intervention`: always true.")
+    taken_over: bool | None = Field(
+        None, description="Of `human_intervention`: a human took over, without being called."
+    )
+    output: str | None = Field(None, description="Of `finished`: the task's result.")
+    done: bool | None = Field(None, description="Of `finished`: always true.")
+    cancelled: bool | None = Field(None, description="Of `cancelled`: always true.")
+    error: str | None = Field(None, description="Of `error`: what went wrong.")
+    error_code: str | None = Field(None, description="Of `error`: the same for programs.")
 
     model_config = {"extra": "allow"}
 

@@ -1,13 +1,17 @@
-"""Actions as a report shows them: in words, and as marks on the picture that they were decided on.
+"""Actions as they are shown: in words, and as marks on the picture that they were decided on.
 
 The actions come from rows, old ones among them: what can't be understood is told by its type, and not drawn.
 """
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 Action = dict[str, Any]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 POINTS = {
     "mouse:click": 1,
@@ -23,6 +27,7 @@ TOWARDS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
 TURNS = {"right": 0, "down": 90, "left": 180, "up": 270}
 BUTTONS = {2: "Right click", 4: "Middle click"}
 LONGEST_TEXT = 200
+CALL = re.compile(r"^\s*Action:\s*", re.MULTILINE)
 
 WORDS = {
     "mouse:click": "Click",
@@ -59,15 +64,17 @@ class Mark:
     """Where an action touches the screen. Places are percentages of its width and height."""
 
     kind: Literal["point", "way", "scroll"]
-    x: float
-    y: float
-    to_x: float = 0
-    to_y: float = 0
-    rings: int = 0
-    turn: int = 0
-    """Of a scroll: degrees, clockwise from the right."""
-    number: int | None = None
-    """Which of the step's actions it is, where there are several."""
+    x: Percent
+    y: Percent
+    to_x: Annotated[Percent, Field(description="Of a way: where it ends.")] = 0
+    to_y: Percent = 0
+    rings: Annotated[
+        int, Field(description="Of a point: 1 for a click, 2 for a double click, and so on.")
+    ] = 0
+    turn: Annotated[int, Field(description="Of a scroll: degrees, clockwise from the right.")] = 0
+    number: Annotated[
+        int | None, Field(description="Which of the step's actions it is, where there are several.")
+    ] = None
 
 
 def marks(actions: Iterable[Action]) -> list[Mark]:
@@ -76,6 +83,11 @@ def marks(actions: Iterable[Action]) -> list[Mark]:
     several = len(all_actions) > 1
     found = (_mark(one, number if several else None) for number, one in enumerate(all_actions, 1))
     return [mark for mark in found if mark]
+
+
+def call(raw: str) -> str:
+    """The action part of a model's answer; all of it where there is none."""
+    return CALL.split(raw, maxsplit=1)[-1].strip()
 
 
 def words(action: Action) -> str:

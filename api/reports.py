@@ -5,7 +5,6 @@ scripts and whatever would have to be fetched.
 """
 
 import json
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from flask_openapi import APIBlueprint
 
 from api.answers import error_answers
 from api.auth import caller
-from api.marks import Mark, marks, words
+from api.marks import Mark, call, marks, words
 from api.requests import job_id
 from api.schemas import MOST_STEPS, TaskPath
 from api.services import Services, services
@@ -48,7 +47,6 @@ STEPS_AT_A_TIME = 20
 MOST_PICTURE_CHARACTERS = 50 * 1024 * 1024
 """Of all pictures as they stand in the page."""
 GONE = "The screenshot is not kept, or not any more."
-CALL = re.compile(r"^\s*Action:\s*", re.MULTILINE)
 
 
 @routes.get("/task/<task_id>/report", responses={200: PAGE})
@@ -130,7 +128,7 @@ class Steps:
         actions = [one for one in row.actions if isinstance(one, dict)]
         return StepReport(
             row=row,
-            call=CALL.split(row.raw, maxsplit=1)[-1].strip(),
+            call=call(row.raw),
             words=[words(one) for one in actions],
             actions="\n".join(json.dumps(one, ensure_ascii=False) for one in actions),
             picture=picture,

@@ -280,7 +280,8 @@ def task_events(path: TaskPath, header: EventsHeaders, query: EventsQuery) -> Re
         over = jobs.is_over(session, asked, last)
     if as_page == "application/json":
         shown = [EventView.model_validate(views.event(row)) for row in rows]
-        return reply(EventsAnswer(events=shown, count=len(shown), next_after=last, over=over))
+        answer = EventsAnswer(success=True, events=shown, count=len(shown), next_after=last, over=over)
+        return reply(answer, exclude_unset=True)  # an event has the fields of its type, and no others
     if over:  # tells an EventSource not to come back
         return Response(status=204)
     return EventStream(here.db, here.hub, here.settings.api, asked, after, ends_at_pause=False).response()

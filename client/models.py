@@ -108,7 +108,9 @@ class Step(Answer):
     status: str
     thought: str = ""
     raw: str = ""
+    call: str = ""
     actions: tuple[Mapping[str, Any], ...] = ()
+    marks: tuple[Mapping[str, Any], ...] = ()
     screenshot: str | None = None
     feedback: str | None = None
     input_tokens: int = 0

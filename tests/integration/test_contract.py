@@ -16,8 +16,10 @@ from api.schemas import LARGEST_PAGE, MOST_TASKS
 from api.services import EXTENSION
 from shared import events, jobs, writes
 from shared.db import Database
+from shared.events import NewEvent
 from shared.models import Job, Step
 from shared.settings import Settings
+from shared.states import JobStatus
 from tests.conftest import wait_until
 from tests.integration.conftest import (
     API,
@@ -387,6 +389,7 @@ def test_steps_page_by_page(client: FlaskClient, db: Database, submitted: str) -
         "done",
     )
     assert (seen[0]["action_ms"], seen[0]["run"]) == (7, 1)
+    assert (seen[0]["call"], seen[0]["marks"]) == ("click(point='<point>1 1</point>')", [])
     assert client.get(f"{url}?after=100").json["next_after"] is None
     for query in ("after=-1", "after=2147483648", "limit=0", "limit=501", "after=x"):
         assert error(client.get(f"{url}?{query}"))[0] == 400
@@ -416,6 +419,29 @@ def test_events_page_by_page(client: FlaskClient, db: Database, submitted: str) 
     both = client.get(f"{url}?after=1100", headers=AS_PAGE | {"Last-Event-ID": "1102"}).json
     assert [one["seq"] for one in both["events"]] == [1103], "the header wins"
     assert frames(client.get(f"{url}?after=1102").text) == both["events"], "a stream tells the same"
+
+
+def test_a_page_and_a_stream_tell_the_same_of_every_type(
+    client: FlaskClient, db: Database, submitted: str
+) -> None:
+    lease = claim(db, submitted)
+    told = [
+        events.observation(None, 1),
+        events.observation("https://pictures.example/1", 1, f"{submitted}/name"),
+        events.thinking("hm", 1),
+        events.action("wait()", [{"type": "wait", "duration": 1, "more": None}], 1),
+        events.result("", 1),
+        events.status(JobStatus.PENDING, resumed=True, content=None),
+        NewEvent("human_intervention", {"content": "?", "needs_human": True, "taken_over": True}),
+        NewEvent("thinking", {"content": "of a later version", "step": 2, "mood": None}),
+    ]
+    for ending in (writes.change(lease, told), writes.failed(lease, "timeout", "too late")):
+        with db.transaction() as session:
+            writes.carry_out(session, ending)
+    url = f"{API}/task/{submitted}/events"
+    page = client.get(url, headers=AS_PAGE).json
+    assert page["events"] == frames(client.get(url).text)
+    assert (page["success"], page["count"], page["over"]) == (True, 11, True)
 
 
 def test_info(client: FlaskClient, settings: Settings) -> None:

@@ -4,6 +4,7 @@ import base64
 import re
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -494,6 +495,9 @@ def test_marks_stand_in_the_page(viewer: FlaskClient, make_task: Any, db: Databa
         {"type": "mouse:scroll", **AT, "stepVertical": -5},
     ]
     set_step(db, task_id, 1, actions=actions)
+    [step, *_] = viewer.get(f"{API}/task/{task_id}/steps").json["steps"]
+    assert step["marks"] == [asdict(mark) for mark in marks(actions)]
+    assert (step["marks"][0]["x"], step["marks"][0]["y"]) == (25, 50)
     page = report(viewer, task_id)
     assert {"x": "25.000%", "y": "50.000%"} in page.all("svg")
     assert any(line.get("x2") == "50.000%" for line in page.all("line"))
