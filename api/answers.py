@@ -117,7 +117,7 @@ class ListAnswer(Answer):
     tasks: list[TaskSummary]
     count: int = Field(description="On this page.")
     total: int = Field(description="On all pages, or at least so many.")
-    total_is_exact: bool = Field(description="False: there are more, which were not counted.")
+    total_is_exact: bool = Field(description="False: there may be more, which were not counted or searched.")
     next_cursor: str | None = Field(description="Where the next page begins; none after the last.")
 
 

@@ -218,7 +218,7 @@ def status(path: TaskPath, query: StatusQuery) -> Response:
 @routes.get("/task/list", responses={200: ListAnswer})
 def list_tasks(query: ListQuery) -> Response:
     """List tasks, newest first."""
-    wanted = Wanted(caller().key_id, query.status, labels(query.metadata))
+    wanted = Wanted(caller().key_id, query.status, labels(query.metadata), query.q)
     with services().db.transaction() as session:
         found = listing.page(
             session, wanted, limit=query.limit + 1, offset=query.offset, after=position(query.cursor)

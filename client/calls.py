@@ -218,10 +218,14 @@ def tasks(
     *,
     status: Iterable[str] = (),
     metadata: Mapping[str, object] | None = None,
+    q: str | None = None,
     limit: int | None = None,
     cursor: str | None = None,
 ) -> Call[Page[Task]]:
-    """List tasks, newest first, at most `limit`: those in one of the statuses, with all of the labels."""
+    """List tasks, newest first, at most `limit`: those in one of the statuses, with all of the labels.
+
+    `q`: whose instruction has this text, or whose id begins with it; among the newest 10,000.
+    """
     wanted = list(status)
     size = min(LARGEST_PAGE, LARGEST_PAGE if limit is None else limit)
 
@@ -229,12 +233,14 @@ def tasks(
         found = _TaskList.model_validate_json(response.content)
         left = None if limit is None else limit - len(found.tasks)
         more = found.next_cursor is not None and left != 0
-        following = tasks(status=wanted, metadata=metadata, limit=left, cursor=found.next_cursor)
+        following = tasks(status=wanted, metadata=metadata, q=q, limit=left, cursor=found.next_cursor)
         return Page(found.tasks, following if more else None)
 
     query = [("limit", str(size)), *_labels(metadata or {})]
     if wanted:
         query.append(("status", ",".join(wanted)))
+    if q is not None:
+        query.append(("q", q))
     if cursor is not None:
         query.append(("cursor", cursor))
     return Call(method="GET", path="/api/agent/task/list", read=read, query=query)

@@ -261,6 +261,10 @@ def list_tasks(
     status: Annotated[list[Status] | None, typer.Option(help="Only with this status; repeatable.")] = None,
     active: Annotated[bool, typer.Option("--active", help="Only those that have not ended.")] = False,
     label: Labels = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Only with this text in the instruction, or an id that begins so."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     url: Url = None,
     as_json: Json = False,
@@ -268,7 +272,7 @@ def list_tasks(
     """List tasks, newest first."""
     wanted = [*(status or ()), *(ACTIVE if active else ())]
     with connected(url, as_json=as_json) as client:
-        found = client.tasks(status=wanted, metadata=labels(label), limit=limit)
+        found = client.tasks(status=wanted, metadata=labels(label), q=search, limit=limit)
         if as_json:
             for task in found:
                 show_json(task.data())

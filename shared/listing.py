@@ -4,6 +4,7 @@ A caller has few jobs or a million, in any state, with labels that all of them h
 costs must not hang on whether PostgreSQL guesses how they are spread: so each says how it is carried out.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +17,12 @@ from sqlalchemy import (
     FromClause,
     SQLColumnExpression,
     Subquery,
+    Text,
+    cast,
     func,
     or_,
     select,
+    text,
     tuple_,
     union_all,
 )
@@ -31,17 +35,24 @@ MOST_COUNTED, MOST_LABELLED = 10_000, 1_000
 """How far is counted; each job with labels has to be read for that, the others just stand in an index."""
 LATEST = 2_000
 """Labels are looked for among so many first: a page of those that many jobs have is found there."""
+SEARCHED = 10_000
+"""A text is looked for among so many of the newest: no index helps to find it."""
+ID_BEGINS = re.compile(r"[0-9a-f]{4}[0-9a-f-]*")
 UNDER_WAY = (JobStatus.RUNNING, JobStatus.HUMAN_INTERVENTION)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which jobs to list: an owner's (None: anybody's), in these states (none: all), with these labels."""
+    """Which jobs to list: an owner's (None: anybody's), in these states (none: all), with these labels.
+
+    With a text, those whose instruction has it, in small letters or capitals, or whose id begins with it.
+    """
 
     owner: UUID | None = None
     statuses: Sequence[JobStatus] = ()
     labels: Sequence[tuple[str, Sequence[Any]]] = field(default=())
     """Each a name, and values of which the job must have one."""
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,8 @@ def page(
     session: Session, wanted: Wanted, *, limit: int, offset: int = 0, after: Position | None = None
 ) -> Sequence[Job]:
     """The wanted jobs, newest first."""
+    if wanted.text is not None:
+        return _newest(session, _found(session, wanted, after), limit, offset)
     if not wanted.labels:
         return _newest(session, _in_order(wanted, after, offset + limit), limit, offset)
     latest = _in_order(wanted, after, LATEST)
@@ -73,17 +86,40 @@ class Count:
 
 
 def count(session: Session, wanted: Wanted) -> Count:
-    """How many jobs are wanted, over all pages, as far as that is counted."""
+    """How many jobs are wanted, over all pages, as far as that is counted or searched."""
+    if wanted.text is not None:
+        return _count_found(session, wanted)
     most, found = (MOST_LABELLED, _whole(_all(wanted))) if wanted.labels else (MOST_COUNTED, _all(wanted))
     counted = select(found.c.id).limit(most + 1).subquery()
     number = session.scalar(select(func.count()).select_from(counted)) or 0
     return Count(min(number, most), is_exact=number <= most)
 
 
+def _count_found(session: Session, wanted: Wanted) -> Count:
+    found, searched = _found(session, wanted), _in_order(wanted, None, SEARCHED + 1)
+    number = session.scalar(select(func.count()).select_from(found)) or 0
+    there_are = session.scalar(select(func.count()).select_from(searched)) or 0
+    return Count(number, is_exact=there_are <= SEARCHED)
+
+
+def _found(session: Session, wanted: Wanted, after: Position | None = None) -> Subquery:
+    """Those of the newest jobs that have the text and the labels."""
+    # For an owner's share of a table PostgreSQL might read it through.
+    session.execute(text("SET LOCAL enable_seqscan = off"))
+    newest, said = _in_order(wanted, None, SEARCHED), wanted.text or ""
+    has = newest.c.instruction.icontains(said, autoescape=True)
+    if ID_BEGINS.fullmatch(said.lower()):
+        has = or_(has, cast(newest.c.id, Text).startswith(said.lower()))
+    found = select(newest).where(has, *_labelled(newest.c.meta, wanted))
+    if after is not None:  # not within the search, which would reach further with each page
+        found = found.where(_behind(newest.c.created_at, newest.c.id, after))
+    return found.subquery()
+
+
 def _in_order(wanted: Wanted, after: Position | None, most: int) -> Subquery:
-    """The newest of the wanted jobs, whatever their labels: read from one scan for each status, merged."""
+    """The newest of the wanted jobs, whatever else they have: read from one scan for each status, merged."""
     scans = (
-        select(Job.id, Job.created_at, Job.meta)
+        select(Job.id, Job.created_at, Job.meta, Job.instruction)
         .where(Job.status == status, *_within(wanted, after))
         .order_by(Job.created_at.desc(), Job.id.desc())
         .limit(most)
@@ -114,8 +150,14 @@ def _within(wanted: Wanted, after: Position | None) -> list[ColumnElement[bool]]
     if wanted.owner is not None:
         conditions.append(Job.owner_id == wanted.owner)
     if after is not None:
-        conditions.append(tuple_(Job.created_at, Job.id) < (after.created_at, after.job_id))
+        conditions.append(_behind(Job.created_at, Job.id, after))
     return conditions
+
+
+def _behind(
+    created_at: SQLColumnExpression[datetime], job_id: SQLColumnExpression[UUID], place: Position
+) -> ColumnElement[bool]:
+    return tuple_(created_at, job_id) < (place.created_at, place.job_id)
 
 
 def _labelled(meta: SQLColumnExpression[Any], wanted: Wanted) -> list[ColumnElement[bool]]:

@@ -304,6 +304,7 @@ def test_tasks_are_listed_shown_and_reported(system: System) -> None:
     (row,) = command("list", *label, "--status", "finished").splitlines()
     assert row.split("\t")[:2] == [task_id, "finished"]
     assert command("list", *label, "--active") == ""
+    assert command("list", "--search", task_id[:13]) == f"{row}\n"
     assert [one["task_id"] for one in documents(command("list", *label, "--json"))] == [task_id]
     shown = dict(line.split("\t", 1) for line in command("status", task_id).splitlines())
     assert (shown["Answer"], shown["Labels"], shown["Steps"]) == (

@@ -242,6 +242,33 @@ def test_the_list_by_labels(client: FlaskClient) -> None:
     assert [one["metadata"] for one in shown] == labels[::-1]
 
 
+def test_the_list_by_a_text(client: FlaskClient, db: Database) -> None:
+    said = ["Open Notepad", "open notepad, 100% of it", "100 files", "a_b", "a-b", "打开邮箱", "deadbeef"]
+    ids = [submit(client, instruction=one, sandbox_id=f"box-{one}", metadata={"team": "a"}) for one in said]
+    claim(db, ids[0])
+
+    def having(text: str, **query: str) -> list[int]:
+        return [ids.index(one) for one in listed(client, q=text, **query)]
+
+    assert having("NOTEPAD") == [1, 0]
+    assert having("100%") == [1]
+    assert having("a_b") == [3]
+    assert having("\\") == having("/") == []
+    assert having("邮箱") == [5]
+    assert having("notepad", status="running", metadata="team:a") == [0]
+    assert having("notepad", metadata="team:b") == []
+    assert having("notepad", offset="1") == [0]
+    first = client.get(LIST, query_string={"q": "notepad", "limit": 1}).json
+    assert (first["count"], first["total"], first["total_is_exact"]) == (1, 2, True)
+    assert having("notepad", cursor=first["next_cursor"]) == [0]
+    for begin in (ids[4], ids[4][:4], ids[4][:14].upper()):
+        assert ids[4] in listed(client, q=begin)
+    assert having(ids[4][9:]) == []  # begins with it
+    assert having("deadbeef") == [6]
+    for bad in ("", "x" * 201, "\x00"):
+        assert error(client.get(LIST, query_string={"q": bad}))[:2] == (400, "invalid_request")
+
+
 def test_a_walk_by_cursor_sees_what_a_walk_by_offset_sees_and_no_newer_task(client: FlaskClient) -> None:
     for _ in range(3):  # tasks of a batch were made at the same moment
         client.post(BATCH, json={"tasks": [{"instruction": "x", "metadata": {"walk": 1}}] * 9})

@@ -242,6 +242,7 @@ def test_lists_and_cancel_all_keep_to_the_caller_s_own(caller: Caller, db: Datab
     for query in ("", "?metadata=team:a", "?status=pending"):
         listed = mallory.get(f"{API}/task/list{query}").json
         assert ([one["task_id"] for one in listed["tasks"]], listed["total"]) == ([his], 1)
+    assert [one["task_id"] for one in mallory.get(f"{API}/task/list?q=open").json["tasks"]] == [his]
     cursor = alice.get(f"{API}/task/list?limit=1").json["next_cursor"]
     assert cursor
     assert {one["task_id"] for one in mallory.get(f"{API}/task/list?cursor={cursor}").json["tasks"]} <= {his}

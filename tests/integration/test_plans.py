@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -67,7 +68,7 @@ def filled(postgres: Postgres, valkey: Valkey) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def everything(filled: Database) -> Sequence[Any]:
     """What lists look at, newest first."""
-    columns = select(Job.id, Job.created_at, Job.owner_id, Job.status, Job.meta)
+    columns = select(Job.id, Job.created_at, Job.owner_id, Job.status, Job.meta, Job.instruction)
     with filled.transaction() as session:
         return session.execute(columns.order_by(Job.created_at.desc(), Job.id.desc())).all()
 
@@ -140,9 +141,22 @@ def pages() -> Iterator[tuple[str, Ask]]:
         yield f"count {said}", partial(listing.count, wanted=wanted)
 
 
+def searches() -> Iterator[tuple[str, Wanted]]:
+    """For what a tenth of the newest have: in instructions there are the numbers of their jobs."""
+    for said, wanted in filters():
+        yield f"search {said}", replace(wanted, text="INVOICE 15")
+
+
+def searched() -> Iterator[tuple[str, Ask]]:
+    for said, wanted in searches():
+        yield said, partial(listing.page, wanted=wanted, limit=51)
+        yield f"count {said}", partial(listing.count, wanted=wanted)
+
+
 S = JobStatus
 ASKED: dict[str, Ask] = {
     **dict(pages()),
+    **dict(searched()),
     "a page far down": lambda session: listing.page(session, Wanted(), limit=51, offset=5000),
     "active": lambda session: listing.active(session, None, limit=500),
     "an owner's active": lambda session: listing.active(session, OWNER, limit=500),
@@ -218,6 +232,33 @@ def test_a_page_is_read_from_where_it_begins(filled: Database, name: str) -> Non
         ASKED[name](session)
     rows = [node["Actual Rows"] for plan in plans for node in nodes(plan) if "Scan" in node["Node Type"]]
     assert max(rows) < JOBS / 2
+
+
+@pytest.mark.parametrize("name", [name for name, _ in searched()])
+def test_a_search_ends_somewhere(filled: Database, name: str) -> None:
+    with explained(filled, "ANALYZE, FORMAT JSON") as (session, plans):
+        ASKED[name](session)
+    rows = [node["Actual Rows"] for plan in plans for node in nodes(plan) if "Scan" in node["Node Type"]]
+    assert max(rows) <= listing.SEARCHED + 1
+
+
+@pytest.mark.parametrize(("said", "wanted"), list(searches()))
+def test_a_search_finds_what_is_among_the_newest(
+    filled: Database, everything: Sequence[Any], said: str, wanted: Wanted
+) -> None:
+    left = [job for job in everything if is_wanted(job, replace(wanted, labels=()))]
+    plainly = [job for job in left[: listing.SEARCHED] if is_wanted(job, wanted) and says(job, "invoice 15")]
+    with filled.transaction() as session:
+        assert ids(listing.page(session, wanted, limit=51, offset=20)) == ids(plainly)[20:][:51]
+        middle = Position(left[5000 % len(left)].created_at, left[5000 % len(left)].id)
+        later = [job.id for job in plainly if (job.created_at, job.id) < (middle.created_at, middle.job_id)]
+        assert ids(listing.page(session, wanted, limit=51, after=middle)) == later[:51]
+        counted = listing.count(session, wanted)
+    assert (counted.number, counted.is_exact) == (len(plainly), len(left) <= listing.SEARCHED)
+
+
+def says(job: Any, text: str) -> bool:
+    return text in job.instruction.lower()
 
 
 @pytest.mark.parametrize(("said", "wanted"), list(filters()))

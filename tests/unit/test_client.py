@@ -305,12 +305,14 @@ def test_lists_are_read_page_by_page(script: Script, ask: Ask) -> None:
         answer({"tasks": [task()] * 2, "count": 2, "total": 5, "next_cursor": "b"}),
     ]
     script.answers = list(pages)
-    found = ask("tasks", status=["error", "finished"], metadata={"run": 7, "dry": True, "who": None}, limit=4)
+    found = ask(
+        "tasks", status=["error", "finished"], metadata={"run": 7, "dry": True, "who": None}, q="50%", limit=4
+    )
     assert len(found) == 4
     first, second = (request.path for request in script.requests)
     assert "metadata=run%3A7&metadata=dry%3Atrue&metadata=who%3Anull&status=error%2Cfinished" in first
     assert "limit=4" in first
-    assert ("limit=2" in second, second.endswith("cursor=a")) == (True, True)
+    assert ("limit=2" in second, second.endswith("q=50%25&cursor=a")) == (True, True)
     step = {"number": 1, "run": 1, "status": "done"}
     script.answers = [
         answer({"steps": [step], "next_after": 1}),
