@@ -13,6 +13,7 @@ from shared.conversation import Message
 from shared.errors import ModelUnavailable, SandboxError
 from shared.metrics import timed
 from shared.profiles import profile_of
+from shared.screenshots import checked
 from shared.settings import ModelSettings
 from shared.tracing import span
 from worker.completions import Completion, Completions, Endpoint
@@ -20,7 +21,6 @@ from worker.metrics import MODEL_TIME, TOKENS
 from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.retries import retrying
-from worker.screenshots import checked
 from worker.stop import Stop
 
 log = logging.getLogger(__name__)

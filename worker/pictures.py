@@ -12,8 +12,8 @@ from PIL import Image, ImageChops
 
 from shared.errors import GuiAgentError, SandboxError
 from shared.pictures import PictureStore
+from shared.screenshots import Picture, ScreenshotFetcher, checked, picture
 from worker.retries import retrying
-from worker.screenshots import Picture, ScreenshotFetcher, checked, picture
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """How long and how often anything outside is asked, in one place.
 
 The two time-outs that depend on the deployment are settings (`LYBIC_TIMEOUT_SECONDS`,
-`MODEL_TIMEOUT_SECONDS`); the others, and the retry policy for every call, are here.
+`MODEL_TIMEOUT_SECONDS`), that of screenshots is in `shared.screenshots`; the others, and the retry policy
+for every call, are here.
 
 Only what is marked `retryable` is tried again: reads, and calls that certainly had no effect. An action
 whose answer was lost is `OutcomeUnknown` and never comes here twice.
@@ -19,7 +20,6 @@ from worker.metrics import RETRIES
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FETCH_SECONDS = 15.0  # a screenshot
 BOOT_SECONDS = 180.0  # a new sandbox
 BOOT_POLL_SECONDS = 0.5
 

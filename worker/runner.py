@@ -30,6 +30,7 @@ from shared.schemas import (
     sandbox_key,
     vocabulary_of,
 )
+from shared.screenshots import AllowedHosts, ScreenshotFetcher
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.tracing import Attributes, annotate, span
@@ -45,7 +46,6 @@ from worker.pictures import Pictures
 from worker.protocols import Model, Observation
 from worker.recorder import JobRecorder
 from worker.sandbox import LybicSandbox, find, make
-from worker.screenshots import AllowedHosts, ScreenshotFetcher
 from worker.stop import Reason, Stop, Stopped
 from worker.storage import Storage, persist
 from worker.wakes import WakeBatch

@@ -24,6 +24,7 @@ from shared.pictures import PictureStore
 from shared.portal import Portal
 from shared.sandboxes import SandboxService, name_for
 from shared.schemas import LybicCredentials, NewJob, SandboxInfo, sandbox_key
+from shared.screenshots import AllowedHosts, ScreenshotFetcher
 from shared.secrets import Vault
 from shared.settings import LybicSettings, Settings
 from shared.writes import Lease
@@ -32,7 +33,6 @@ from tests.integration.test_standins import process
 from worker.janitor import Janitor
 from worker.pictures import Pictures
 from worker.sandbox import LybicSandbox, make
-from worker.screenshots import AllowedHosts, ScreenshotFetcher
 from worker.stop import Reason, Stop, Stopped
 
 KEY, ORG = "sk-lybic-secret", "org"

@@ -15,6 +15,7 @@ from shared.errors import CredentialsRejected, ModelError, ModelUnavailable
 from shared.portal import Portal
 from shared.profiles import PROFILES, profile_of
 from shared.schemas import JobOptions
+from shared.screenshots import AllowedHosts, ScreenshotFetcher
 from shared.settings import ModelSettings
 from tests.integration.test_screenshots import Handler, Site, site_of
 from worker import retries
@@ -22,7 +23,6 @@ from worker.completions import LARGEST_BYTES, Completions, endpoints
 from worker.model import OpenAIModel
 from worker.pictures import Pictures
 from worker.protocols import Answer
-from worker.screenshots import AllowedHosts, ScreenshotFetcher
 from worker.stop import Stop
 
 __all__ = ["site_of"]

@@ -14,19 +14,20 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
+from shared import screenshots
 from shared.conversation import Message
 from shared.errors import ModelError, SandboxError, SandboxUnavailable
 from shared.portal import Portal
 from shared.sandboxes import SandboxService
 from shared.schemas import LybicCredentials, SandboxInfo
+from shared.screenshots import LARGEST_BYTES, LONGEST_URL, AllowedHosts, ScreenshotFetcher, checked
 from shared.settings import LybicSettings, ModelSettings
-from worker import retries, screenshots
+from worker import retries
 from worker.completions import Completions, Endpoint
 from worker.model import SCREENSHOT_GONE, OpenAIModel
 from worker.pictures import Pictures
 from worker.protocols import Answer
 from worker.sandbox import LybicSandbox
-from worker.screenshots import LARGEST_BYTES, LONGEST_URL, AllowedHosts, ScreenshotFetcher, checked
 from worker.stop import Stop
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest"

@@ -5,7 +5,7 @@ import pytest
 
 from shared.addresses import is_local
 from shared.errors import ConfigurationError, SandboxError
-from worker.screenshots import LONGEST_URL, AllowedHosts, checked
+from shared.screenshots import LONGEST_URL, AllowedHosts, checked
 
 LOCAL = AllowedHosts(["http://127.0.0.1:8080"], [])
 LYBIC = AllowedHosts(["https://api.lybic.cn"], ["pictures.example.com", ".cdn.example.com:8443", "[fd00::1]"])

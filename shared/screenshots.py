@@ -1,4 +1,4 @@
-"""Screenshots on their way to the model: as URLs, or fetched and sent as data URLs.
+"""Screenshots as Lybic names them: their addresses checked, their bytes fetched.
 
 The sandbox service names their addresses, and its text is hostile: it might have us fetch anything that this
 machine can reach. An address is parsed once, by the client that fetches it, so that what is checked and what
@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import httpx
+from pydantic import SecretStr
 
 from shared.addresses import plain_url
 from shared.errors import ConfigurationError, SandboxError, SandboxUnavailable
 from shared.pictures import MAGIC, kind_of
-from worker.retries import FETCH_SECONDS
+from shared.secrets import redact
 
+FETCH_SECONDS = 15.0
 LARGEST_BYTES = 10 * 1024 * 1024
 LONGEST_URL = 8192  # signed ones take one or two thousand characters
 LONGEST_SHOWN = 100
@@ -38,6 +40,14 @@ def checked(url: str) -> httpx.URL:
         if len(url) <= LONGEST_URL:
             return plain_url(url)
     raise SandboxError("the screenshot's address is no plain http or https URL")
+
+
+def keyless(url: str, secret: SecretStr) -> httpx.URL:
+    """The same, and the API key does not stand in it, which Lybic was told and might repeat."""
+    address = checked(url)
+    if redact(url, [secret]) != url:
+        raise SandboxError("the screenshot's address holds the API key")
+    return address
 
 
 @dataclass(frozen=True, slots=True)
