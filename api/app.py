@@ -13,6 +13,7 @@ from api import (
     headers,
     metrics,
     pictures,
+    previews,
     reports,
     sandbox,
     system,
@@ -26,6 +27,8 @@ from api.schemas import refuse
 from api.services import DISTRIBUTION, EXTENSION, LARGEST_BODY_BYTES, Services
 from shared.settings import Settings
 
+EXPOSED = ("X-Request-Id", "Retry-After", "ETag", previews.CURSOR)
+"""Headers that pages of other origins may read."""
 KEY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -60,8 +63,8 @@ def create_app(settings: Settings) -> OpenAPI:
     errors.install(app)
     auth.install(app, here)
     if settings.api.cors_origins:
-        CORS(app, origins=list(settings.api.cors_origins), expose_headers=["X-Request-Id", "Retry-After"])
+        CORS(app, origins=list(settings.api.cors_origins), expose_headers=list(EXPOSED))
     app.register_blueprint(docs.routes)
-    for module in (system, metrics, tasks, pictures, reports, webhooks, sandbox):
+    for module in (system, metrics, tasks, pictures, previews, reports, webhooks, sandbox):
         app.register_api(module.routes)
     return app

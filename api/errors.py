@@ -17,6 +17,7 @@ from shared.errors import (
     JobNotFound,
     PictureNotFound,
     PicturesUnavailable,
+    PreviewUnavailable,
     SandboxError,
     StorageUnavailable,
     TooManyRequests,
@@ -37,6 +38,7 @@ STATUS: dict[type[GuiAgentError], int] = {
     SandboxError: 502,
     StorageUnavailable: 503,
     PicturesUnavailable: 503,
+    PreviewUnavailable: 503,
 }
 RETRY_AFTER_SECONDS = "2"
 

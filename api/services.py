@@ -8,12 +8,14 @@ from flask import current_app
 
 from api.census import CensusCollector
 from api.hub import WakeHub
+from api.screens import Screens
 from shared.db import Database
 from shared.errors import ConfigurationError, PicturesUnavailable
 from shared.pictures import PictureStore
 from shared.portal import Portal
 from shared.queue import Dispatcher, make_celery
 from shared.receivers import AllowedReceivers
+from shared.screenshots import AllowedHosts
 from shared.secrets import Vault
 from shared.settings import Settings
 from shared.wakes import Waker, connect
@@ -30,6 +32,7 @@ class Services:
         self.settings = settings
         self.vault = Vault(settings.storage)
         self.receivers = AllowedReceivers(settings.webhooks.allowed_hosts)
+        self.screenshot_hosts = AllowedHosts(settings.lybic_endpoints, settings.lybic.screenshot_hosts)
         self.db = Database.connect(settings.storage, name="guiagent api", overflow=False)
         self.census = CensusCollector(settings.storage)
         self.redis = connect(settings.redis)
@@ -42,6 +45,11 @@ class Services:
     def portal(self) -> Portal:
         """Started at the first call to Lybic, in the process that makes it."""
         return Portal()
+
+    @cached_property
+    def screens(self) -> Screens:
+        """Made at the first preview, as the portal is."""
+        return Screens(self.redis, self.vault, self.portal, self.screenshot_hosts)
 
     @cached_property
     def pictures(self) -> PictureStore | None:

@@ -311,6 +311,11 @@ def screenshot(task_id: str, name: str) -> Call[bytes]:
     return Call(method="GET", path=path, read=lambda response: response.content)
 
 
+def preview(task_id: str) -> Call[bytes]:
+    """The screen of a task's sandbox as it is now, for as long as the task has not ended."""
+    return Call(method="GET", path=task_path(task_id, "preview"), read=lambda response: response.content)
+
+
 # --- stopping and going on ------------------------------------------------------------------------------
 
 

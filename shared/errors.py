@@ -15,6 +15,7 @@ GuiAgentError
 ├── StorageUnavailable        PostgreSQL does not answer
 ├── PictureNotFound           the store has no such screenshot
 ├── PicturesUnavailable       the store of screenshots does not answer
+├── PreviewUnavailable        the screen can't be shown for now
 ├── LeaseLost                 another run owns the job, or may by now
 ├── CredentialsRejected       the sandbox or the model refused the key
 ├── ModelError                the model can't be asked
@@ -150,6 +151,13 @@ class PicturesUnavailable(GuiAgentError):
     """The store of screenshots does not answer."""
 
     code = "screenshots_unavailable"
+    retryable = True
+
+
+class PreviewUnavailable(GuiAgentError):
+    """Redis, over which previews are shared, does not answer, or too many are asked for at once."""
+
+    code = "preview_unavailable"
     retryable = True
 
 

@@ -35,7 +35,8 @@ SANDBOX_SECONDS = Histogram(
 )
 REDIS_FAILURES = Counter(
     "guiagent_redis_failures_total",
-    "Messages, wakes and counts of requests that Redis did not take; nothing is lost of it but time.",
+    "Messages, wakes, previews and counts of requests that Redis did not take; "
+    "nothing is lost of it but time.",
     registry=REGISTRY,
 )
 

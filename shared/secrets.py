@@ -19,7 +19,7 @@ SHORTEST_SECRET = 6  # shorter ones would tear holes into ordinary text
 
 
 class Vault:
-    """Encrypts the credentials of jobs. The newest key encrypts, all decrypt."""
+    """Encrypts the credentials of jobs, and what is kept in Redis. The newest key encrypts, all decrypt."""
 
     def __init__(self, settings: StorageSettings) -> None:
         if not settings.credentials_keys:
@@ -36,15 +36,23 @@ class Vault:
 
     def seal(self, secret: Frozen) -> bytes:
         """What may be sealed is a model: its secrets are in the token, which is encrypted."""
-        return self._fernet.encrypt(json.dumps(secret.model_dump(), default=_revealed).encode())
+        return self.encrypt(json.dumps(secret.model_dump(), default=_revealed).encode())
 
     def open(self, token: bytes, kind: type[T]) -> T:
         """The model of a token. Raises `ConfigurationError` if no key of ours sealed it."""
+        return kind.model_validate_json(self.decrypt(token))
+
+    def encrypt(self, data: bytes) -> bytes:
+        """A token, in ASCII, that is longer than the data by a third."""
+        return self._fernet.encrypt(data)
+
+    def decrypt(self, token: bytes) -> bytes:
+        """The data of a token. Raises `ConfigurationError` if no key of ours encrypted it."""
         try:
-            return kind.model_validate_json(self._fernet.decrypt(token))
+            return self._fernet.decrypt(token)
         except InvalidToken:
             raise ConfigurationError(
-                "stored credentials were encrypted with a key not in CREDENTIALS_KEYS"
+                "what is stored was encrypted with a key not in CREDENTIALS_KEYS"
             ) from None
 
 

@@ -198,6 +198,7 @@ TOUCH: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/task/{}/events", None),
     ("GET", "/task/{}/events?page", None),
     ("GET", "/task/{}/screenshots/one", None),
+    ("GET", "/task/{}/preview", None),
     ("GET", "/task/{}/report", None),
     ("GET", "/task/{}/webhooks", None),
     ("POST", "/task/{}/resume", {"message": "go on"}),
