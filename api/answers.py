@@ -268,6 +268,14 @@ class ResumedAnswer(Answer):
     message: str
 
 
+class TakenOverAnswer(Answer):
+    """A task that a human has taken over, or is about to."""
+
+    task_id: str
+    status: JobStatus
+    message: str
+
+
 class CancelledOne(Answer):
     """A task that was cancelled, or is about to stop, or had ended."""
 

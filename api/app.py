@@ -17,6 +17,7 @@ from api import (
     reports,
     sandbox,
     system,
+    takeover,
     tasks,
     tracing,
     webhooks,
@@ -65,6 +66,6 @@ def create_app(settings: Settings) -> OpenAPI:
     if settings.api.cors_origins:
         CORS(app, origins=list(settings.api.cors_origins), expose_headers=list(EXPOSED))
     app.register_blueprint(docs.routes)
-    for module in (system, metrics, tasks, pictures, previews, reports, webhooks, sandbox):
+    for module in (system, metrics, tasks, takeover, pictures, previews, reports, webhooks, sandbox):
         app.register_api(module.routes)
     return app

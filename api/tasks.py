@@ -47,7 +47,6 @@ from api.schemas import (
 from api.services import Services, services
 from api.streams import EventStream
 from shared import events, jobs, keys, listing, webhooks
-from shared.conversation import Turn
 from shared.errors import InvalidRequest, JobConflict, JobNotFound, TooManyActiveJobs
 from shared.jobs import Submitted
 from shared.listing import Position, Wanted
@@ -68,8 +67,9 @@ routes = APIBlueprint(
     "tasks", __name__, url_prefix="/api/agent", abp_tags=[{"name": "Tasks"}], abp_responses=ERRORS
 )
 
-CANCEL_SECONDS = 2.0
-CANCEL_POLL_SECONDS = 0.2
+STOP_SECONDS = 2.0
+"""How long an answer waits for runs to stop."""
+STOP_POLL_SECONDS = 0.2
 EVENTS_PAGE = 500
 FULL_SECONDS = 5
 """When a caller with too many tasks may try again."""
@@ -207,11 +207,7 @@ def status(path: TaskPath, query: StatusQuery) -> Response:
             llm_context=None,
         )
         if not wanted or "llm_context" in wanted:
-            turns = [
-                Turn(one.instruction, jobs.steps(session, one.id) if one.step_count else [])
-                for one in jobs.chain(session, job)
-            ]
-            shown.llm_context = views.llm_context(job, turns)
+            shown.llm_context = views.llm_context(job, jobs.turns(session, job))
     return reply(shown, include={"task_id"} | wanted if query.fields else None)
 
 
@@ -316,8 +312,8 @@ def cancel(body: CancelRequest) -> Response:
     _count_cancelled(asked_all)
     for job in asked_all:
         here.waker.wake(job.id)
-    deadline = time.monotonic() + CANCEL_SECONDS
-    stopped = [_wait_until_stopped(here, job, deadline) for job in asked_all]
+    deadline = time.monotonic() + STOP_SECONDS
+    stopped = [wait_until_stopped(here, job, deadline) for job in asked_all]
     ids = [str(job.id) for job in stopped if job.status == JobStatus.CANCELLED]
     stopping = [str(job.id) for job in stopped if not JobStatus(job.status).terminal]
     message = f"{len(ids)} task(s) cancelled" + (f", {len(stopping)} stopping" if stopping else "")
@@ -332,7 +328,7 @@ def _cancel_one(here: Services, wanted: UUID, owner: UUID | None) -> Response:
         asked = jobs.request_cancel(session, wanted, owner=owner)
     _count_cancelled([asked] if waited else [])
     here.waker.wake(wanted)
-    job = _wait_until_stopped(here, asked, time.monotonic() + CANCEL_SECONDS)
+    job = wait_until_stopped(here, asked, time.monotonic() + STOP_SECONDS)
     said = f"had already ended: {job.status}" if JobStatus(job.status).terminal else "is stopping"
     if job.status == JobStatus.CANCELLED:
         said = "cancelled"
@@ -352,7 +348,7 @@ def _count_cancelled(asked: Sequence[Job]) -> None:
     JOBS_ENDED.labels(JobStatus.CANCELLED, "").inc(ended)
 
 
-def _wait_until_stopped(here: Services, job: Job, deadline: float) -> Job:
+def wait_until_stopped(here: Services, job: Job, deadline: float) -> Job:
     """The job when its run has stopped: then no further action is carried out."""
     if job.status != JobStatus.RUNNING:
         return job
@@ -362,5 +358,5 @@ def _wait_until_stopped(here: Services, job: Job, deadline: float) -> Job:
                 job = jobs.get(session, job.id)
             if job.status != JobStatus.RUNNING or time.monotonic() > deadline:
                 return job
-            woken.wait(CANCEL_POLL_SECONDS)
+            woken.wait(STOP_POLL_SECONDS)
             woken.clear()

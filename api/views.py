@@ -95,6 +95,8 @@ def _compatible(kind: str, payload: dict[str, Any]) -> tuple[str, str]:
             return "System", f"📷 Screenshot before step {payload['step']}"
         case "result":
             return "System", f"💾 Output saved: {content}"
+        case "human_intervention" if payload.get("taken_over"):
+            return "System", f"👤 {content}"
         case "human_intervention":
             return "System", f"👤 Calling user for help\n\n{content}"
         case "cancelled":

@@ -33,6 +33,12 @@ class Turn:
 
     instruction: str
     steps: "Sequence[Step]" = ()
+    advice: str | None = None
+    """What humans said before the first step."""
+
+    def opening(self) -> list[Message]:
+        """What stands before the first step."""
+        return [Message("user", text) for text in (self.instruction, self.advice) if text]
 
 
 def step_messages(step: "Step") -> list[Message]:
@@ -49,7 +55,7 @@ def conversation(prompts: Sequence[str], turns: Sequence[Turn]) -> list[Message]
     """The whole conversation: prompts, then each instruction with its steps, oldest first."""
     messages = [Message("system", prompt) for prompt in prompts]
     for turn in turns:
-        messages.append(Message("user", turn.instruction))
+        messages += turn.opening()
         for step in turn.steps:
             messages += step_messages(step)
     return messages
@@ -60,7 +66,8 @@ def window(
 ) -> list[Message]:
     """What the model is asked: the conversation, then the screen, without the oldest screenshots and texts.
 
-    Prompts and instructions stay and do not count; the screen counts. Steps of long ago are not looked at.
+    Prompts, instructions and advice stay and do not count; the screen counts. Steps of long ago are not
+    looked at.
     """
     kept, screenshots, texts = [screen], max_screenshots - 1, max_messages
     for turn in reversed(turns):
@@ -74,7 +81,7 @@ def window(
                     texts -= 1
                 if (screenshots if message.screenshot else texts) >= 0:
                     kept.append(message)
-        kept.append(Message("user", turn.instruction))
+        kept += reversed(turn.opening())
     kept += [Message("system", prompt) for prompt in reversed(prompts)]
     return kept[::-1]
 

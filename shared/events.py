@@ -52,9 +52,12 @@ def finished(output: str) -> NewEvent:
     return NewEvent("finished", {"output": output, "done": True})
 
 
-def human_intervention(content: str) -> NewEvent:
-    """A pause: the model asks for a human."""
-    return NewEvent("human_intervention", {"content": content, "needs_human": True})
+TAKEN_OVER = "A human has taken over."
+
+
+def human_intervention(content: str, **more: Any) -> NewEvent:
+    """A pause: the model asks for a human, or one has taken over."""
+    return NewEvent("human_intervention", {"content": content, "needs_human": True, **more})
 
 
 def cancelled() -> NewEvent:

@@ -40,12 +40,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
 from shared import disposal, events, statements, writes
+from shared.conversation import Turn
 from shared.db import Statement
 from shared.errors import IdempotencyConflict, JobConflict, JobNotFound
 from shared.models import Event, Job, Step
 from shared.schemas import NewJob, sandbox_key
-from shared.statements import JOBS, in_state, now
-from shared.states import ACTIVE, JobStatus, StepStatus
+from shared.statements import JOBS, REQUESTED, in_state, now
+from shared.states import ACTIVE, JobStatus, Request, StepStatus
 from shared.writes import INTERRUPTED, Lease, carry_out, ending
 
 
@@ -167,6 +168,14 @@ def chain(session: Session, job: Job) -> list[Job]:
     while (parent_id := found[-1].parent_id) and len(found) < LONGEST_CHAIN:
         found.append(get(session, parent_id))
     return found[::-1]
+
+
+def turns(session: Session, job: Job) -> list[Turn]:
+    """What was asked and done in the jobs that the job continues, and in itself."""
+    return [
+        Turn(one.instruction, steps(session, one.id) if one.step_count else [], one.advice)
+        for one in chain(session, job)
+    ]
 
 
 # --- holding --------------------------------------------------------------------------------------------
@@ -347,26 +356,35 @@ def _renewing() -> Statement:
     )
 
 
-def cancel_requests(connection: Session | Connection, owner: str) -> set[UUID]:
-    """Which of the jobs that this owner runs somebody asked to cancel."""
-    return set(_asked_to_cancel().execute(connection, {"owner": owner}).scalars())
+def requests(connection: Session | Connection, owner: str) -> dict[UUID, Request]:
+    """What somebody asked of the jobs that this owner runs."""
+    found = _requested().execute(connection, {"owner": owner})
+    return {
+        row.id: request
+        for row in found
+        if (request := Request.of(row.cancel_requested_at, row.takeover_requested_at))
+    }
 
 
 @cache
-def _asked_to_cancel() -> Statement:
-    asked = and_(in_state(Job.status, JobStatus.RUNNING), Job.cancel_requested_at.is_not(None))
-    return Statement.of(select(Job.id).where(asked, Job.lease_owner == bindparam("owner")))
+def _requested() -> Statement:
+    times = [JOBS.c[name] for name in REQUESTED]
+    asked = and_(in_state(JOBS.c.status, JobStatus.RUNNING), or_(*(time.is_not(None) for time in times)))
+    return Statement.of(select(JOBS.c.id, *times).where(asked, JOBS.c.lease_owner == bindparam("owner")))
 
 
 # --- ending ---------------------------------------------------------------------------------------------
 
 
-def call_human(session: Session, lease: Lease, content: str) -> None:
-    """The model asks for a human: the run ends, the job waits; unless somebody asked to cancel it by now."""
+def call_human(session: Session, lease: Lease, content: str, **more: Any) -> None:
+    """The run ends, and the job waits for a human; unless somebody asked to cancel it by now.
+
+    `content` is why, with `more` for the event.
+    """
     asked = select(Job.cancel_requested_at).where(Job.id == lease.job_id).with_for_update()
     # Nobody would look for that again while the job waits.
     cancelled = session.scalar(asked) is not None
-    carry_out(session, writes.cancelled(lease) if cancelled else writes.called_human(lease, content))
+    carry_out(session, writes.cancelled(lease) if cancelled else writes.called_human(lease, content, **more))
 
 
 def request_cancel(session: Session, job_id: UUID, *, owner: UUID | None = None) -> Job:
@@ -409,24 +427,41 @@ def _request_cancel(session: Session, whose: ColumnElement[bool]) -> Sequence[Jo
     return marked
 
 
+def request_takeover(session: Session, job_id: UUID, *, owner: UUID | None = None) -> Job:
+    """Asks the run of a job to leave it to a human; one that waits for a human already stays as it is.
+
+    The request is in force until a resume: a run that gives the job back before it could obey leaves that to
+    the next. Raises `JobNotFound`, and `JobConflict` in any other state.
+    """
+    job = get(session, job_id, owner=owner, lock="write")
+    asked_before = job.status in ACTIVE and job.request is Request.TAKEOVER
+    if asked_before or job.status == JobStatus.HUMAN_INTERVENTION:
+        return job
+    if job.status != JobStatus.RUNNING or job.request is Request.CANCEL:
+        state = "being cancelled" if job.status == JobStatus.RUNNING else job.status
+        raise JobConflict(f"task {job_id} is {state}: only one that runs can be taken over")
+    job.takeover_requested_at = now()
+    session.flush()
+    session.refresh(job)
+    return job
+
+
 RESUMED = "The user has helped. Look at the screen and go on."
 
 
 def resume(session: Session, job_id: UUID, message: str | None, *, owner: UUID | None = None) -> Job:
     """Lets a job that waits for a human go on, in its sandbox, as its turn comes.
 
-    The message is what the model is told of its call. Raises `JobNotFound`, and `JobConflict` in any other
-    state.
+    The message is what the model is told; one that did not call is told first that somebody has acted. Raises
+    `JobNotFound`, and `JobConflict` in any other state.
     """
     job = get(session, job_id, owner=owner, lock="write")
     if job.status != JobStatus.HUMAN_INTERVENTION:
         raise JobConflict(f"task {job_id} is {job.status}: only one in human_intervention can be resumed")
-    session.execute(
-        update(Step)
-        .where(Step.job_id == job_id, Step.number == job.step_count)
-        .values(feedback=message or RESUMED)
-    )
+    unasked = RESUMED if job.request is Request.TAKEOVER else None
+    _advise(session, job, "\n\n".join(filter(None, (unasked, message))) or RESUMED)
     job.status = JobStatus.PENDING
+    job.takeover_requested_at = None
     job.paused = Job.paused + (now() - Job.updated_at)
     job.updated_at = now()
     job.event_count += 1
@@ -435,3 +470,15 @@ def resume(session: Session, job_id: UUID, message: str | None, *, owner: UUID |
     resumed = events.status(JobStatus.PENDING, resumed=True, content=message)
     events.append(session, job_id, job.event_count, [resumed])
     return job
+
+
+def _advise(session: Session, job: Job, message: str) -> None:
+    """The model is told with its last step, after what that came to; before the first, at the outset."""
+    if job.step_count == 0:
+        job.advice = f"{job.advice}\n\n{message}" if job.advice else message
+        return
+    session.execute(
+        update(Step)
+        .where(Step.job_id == job.id, Step.number == job.step_count)
+        .values(feedback=func.concat_ws("\n\n", Step.feedback, message))
+    )

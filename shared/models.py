@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.states import DeliveryState, JobStatus, StepStatus
+from shared.states import DeliveryState, JobStatus, Request, StepStatus
 
 JSON = dict[str, Any]
 
@@ -100,9 +100,12 @@ class Job(Base):
         # Not by its lease: then to renew one would be to write to every index of the table.
         Index("ix_jobs_running", "created_at", postgresql_where=text("status = 'running'")),
         Index(
-            "ix_jobs_asked_to_cancel",
+            "ix_jobs_requests",
             "lease_owner",
-            postgresql_where=text("status = 'running' AND cancel_requested_at IS NOT NULL"),
+            postgresql_where=text(
+                "status = 'running'"
+                " AND (cancel_requested_at IS NOT NULL OR takeover_requested_at IS NOT NULL)"
+            ),
         ),
         # One sandbox, one driver: two jobs would fight over one mouse. A human at it counts as a driver.
         Index(
@@ -163,6 +166,8 @@ class Job(Base):
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    takeover_requested_at: Mapped[datetime | None]
+    """When a human asked to have it; in force until it is resumed."""
 
     sandbox_id: Mapped[str | None]
     sandbox_key: Mapped[str | None]
@@ -186,6 +191,8 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     notes: Mapped[list[str] | None]
     """What was remembered from earlier jobs when this one began; None if it did not ask."""
+    advice: Mapped[str | None]
+    """What humans told the model before the first step; later it stands in the steps' feedback."""
     has_pictures: Mapped[bool] = mapped_column(server_default="false")
     """The store keeps screenshots of it."""
     paused: Mapped[timedelta] = mapped_column(server_default="0")
@@ -193,6 +200,11 @@ class Job(Base):
 
     recovered = False
     """No column: whether the claim that gave this job took it from a run whose lease had run out."""
+
+    @property
+    def request(self) -> Request | None:
+        """What somebody asked of its run."""
+        return Request.of(self.cancel_requested_at, self.takeover_requested_at)
 
 
 class Step(Base):

@@ -41,6 +41,8 @@ from shared.states import JobStatus, StepStatus
 JOBS, STEPS, EVENTS = (cast(Table, model.__table__) for model in (Job, Step, Event))
 COUNTERS = ("model_calls", "input_tokens", "output_tokens")
 """Columns of the job to which what a step used is added."""
+REQUESTED = ("cancel_requested_at", "takeover_requested_at")
+"""Columns of the job that say what somebody asked of its run, as `Request.of` takes them."""
 
 
 def now() -> Function[Any]:
@@ -112,7 +114,7 @@ def write(
     tells: bool,
     counted: bool,
 ) -> Statement:
-    """The statement. It gives `cancel_requested_at`, in one row, or none where the lease does not hold.
+    """The statement. It gives one row with `REQUESTED`, or none where the lease does not hold.
 
     `values` are the job's columns that are set, `opens` those of a step that is added, `closes` those that
     are set of the last step, if that is an intent without an outcome. `also` is what else belongs to it.
@@ -127,7 +129,7 @@ def write(
     parts += [_opened(job, opens)] if opens else []
     parts += [_closed(job, closes)] if closes else []
     parts += also(job) if also else []
-    return Statement.of(select(job.c.cancel_requested_at).add_cte(*parts))
+    return Statement.of(select(*(job.c[name] for name in REQUESTED)).add_cte(*parts))
 
 
 def _job(values: tuple[str, ...], *, counted: bool, opens: bool, more: bool) -> CTE:
@@ -140,10 +142,10 @@ def _job(values: tuple[str, ...], *, counted: bool, opens: bool, more: bool) -> 
     if opens:
         changes["step_count"] = JOBS.c.step_count + 1
         changes |= {name: JOBS.c[name] + bindparam(f"used_{name}") for name in COUNTERS}
-    told = (JOBS.c.id, JOBS.c.event_count, JOBS.c.step_count, JOBS.c.cancel_requested_at)
-    further = (JOBS.c.options, JOBS.c.sandbox_id, JOBS.c.sandbox_key) if more else ()
+    told = ("id", "event_count", "step_count", *REQUESTED)
+    further = ("options", "sandbox_id", "sandbox_key") if more else ()
     held = update(JOBS).where(_held(), *(known if counted else ()))
-    return held.values(changes).returning(*told, *further).cte("job")
+    return held.values(changes).returning(*(JOBS.c[name] for name in (*told, *further))).cte("job")
 
 
 def _held() -> ColumnElement[bool]:

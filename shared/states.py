@@ -1,5 +1,6 @@
-"""The life of a job: its states and the moves between them."""
+"""The life of a job: its states, the moves between them, and what its run may be asked for."""
 
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -45,6 +46,22 @@ def may_move(before: JobStatus, after: JobStatus) -> bool:
     return after in MOVES[before]
 
 
+class Request(StrEnum):
+    """What somebody asks of a job that runs."""
+
+    CANCEL = "cancel"
+    TAKEOVER = "takeover"  # a human wants to act in its sandbox
+
+    @classmethod
+    def of(
+        cls, cancel_requested_at: datetime | None, takeover_requested_at: datetime | None
+    ) -> "Request | None":
+        """The one that is in force: to cancel wins, whichever came first."""
+        if cancel_requested_at is not None:
+            return cls.CANCEL
+        return None if takeover_requested_at is None else cls.TAKEOVER
+
+
 class StepStatus(StrEnum):
     """What is known of a step's actions."""
 
@@ -52,7 +69,7 @@ class StepStatus(StrEnum):
     DONE = "done"  # every action was carried out
     FAILED = "failed"  # the sandbox refused an action: it had no effect
     UNKNOWN = "unknown"  # the sandbox's answer was lost: it may have had its effect
-    INTERRUPTED = "interrupted"  # the run died between intent and outcome
+    INTERRUPTED = "interrupted"  # the run died, or was stopped, between intent and outcome
     UNUSABLE = "unusable"  # the model's answer could not be read; nothing was done
 
 

@@ -7,7 +7,7 @@ on the event loop, as a transaction by itself (`worker.storage`).
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from shared.events import NewEvent
 from shared.models import Step
 from shared.schemas import SandboxInfo, Usage
 from shared.statements import COUNTS, Part, now
-from shared.states import JobStatus, StepStatus
+from shared.states import JobStatus, Request, StepStatus
 
 INTERRUPTED = "The run was interrupted here: this action may or may not have happened. Look at the screen."
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -59,7 +59,7 @@ class AlreadyWritten(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One write of a run. It gives when somebody asked to cancel the job, or no row, if it is refused."""
+    """One write of a run. It gives when somebody asked something of it, or no row, if it is refused."""
 
     lease: Lease
     statement: Statement
@@ -76,13 +76,12 @@ class Write:
         return LeaseLost(f"run {self.lease.run} of task {self.lease.job_id} does not hold it any more")
 
 
-def carry_out(session: Session, write: Write) -> datetime | None:
-    """Returns when somebody asked to cancel the job. Raises `LeaseLost` and `AlreadyWritten`."""
+def carry_out(session: Session, write: Write) -> Request | None:
+    """Returns what somebody asked of the run. Raises `LeaseLost` and `AlreadyWritten`."""
     written = write.statement.execute(session, write.given).one_or_none()
     if written is None:
         raise write.refusal(COUNTS.execute(session, write.lease.given).one_or_none())
-    cancel_requested_at: datetime | None = written[0]
-    return cancel_requested_at
+    return Request.of(written.cancel_requested_at, written.takeover_requested_at)
 
 
 def change(
@@ -161,9 +160,9 @@ def cancelled(lease: Lease) -> Write:
     return _end(lease, events.cancelled(), JobStatus.CANCELLED)
 
 
-def called_human(lease: Lease, content: str) -> Write:
+def called_human(lease: Lease, content: str, **more: Any) -> Write:
     """The job waits for a human; see `shared.jobs.call_human`."""
-    return _end(lease, events.human_intervention(content), JobStatus.HUMAN_INTERVENTION)
+    return _end(lease, events.human_intervention(content, **more), JobStatus.HUMAN_INTERVENTION)
 
 
 def given_back(lease: Lease) -> Write:

@@ -17,12 +17,12 @@ from shared.db import Database
 from shared.errors import StorageUnavailable
 from shared.settings import WorkerSettings
 from shared.writes import Lease
-from worker.stop import Reason, Stop
+from worker.stop import ASKED, Reason, Stop
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.25
-"""How often requests to cancel are looked for."""
+"""How often requests to cancel or to take over are looked for."""
 RENEWALS_PER_LEASE = 4
 
 
@@ -108,19 +108,19 @@ class LeaseKeeper:
                 one.stop.set(Reason.TIMEOUT)
 
     def _beat(self, held: list[_Held]) -> None:
-        """Looks for requests to cancel, and renews the leases when it is time."""
+        """Looks for what somebody asked of the runs, and renews the leases when it is time."""
         if not held:
             return
         now = time.monotonic()
         lease_seconds = self._settings.lease_seconds
         kept: set[UUID] | None = None
         with self._db.statement() as connection:
-            cancelled = jobs.cancel_requests(connection, held[0].lease.owner)  # as all the others'
+            requests = jobs.requests(connection, held[0].lease.owner)  # as all the others'
             if now - self._renewed >= lease_seconds / RENEWALS_PER_LEASE:
                 kept = jobs.renew(connection, [one.lease for one in held], lease_seconds=lease_seconds)
         for one in held:
-            if one.lease.job_id in cancelled:
-                one.stop.set(Reason.CANCELLED)
+            if request := requests.get(one.lease.job_id):
+                one.stop.set(ASKED[request])
             if kept is not None and one.lease.job_id in kept:
                 one.stop.expires = now + lease_seconds
             elif kept is not None:

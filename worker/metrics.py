@@ -52,6 +52,9 @@ GIVEN_BACK = Counter(
 HUMAN_CALLS = Counter(
     "guiagent_human_calls_total", "Runs that ended since the model asked for a human.", registry=REGISTRY
 )
+TAKEOVERS = Counter(
+    "guiagent_takeovers_total", "Runs that ended since a human took the job over.", registry=REGISTRY
+)
 STEPS = Counter(
     "guiagent_steps_total",
     "Steps with an outcome; those that were interrupted have none.",
@@ -118,6 +121,8 @@ def count_end(outcome: Outcome | Reason) -> None:
             JOBS_ENDED.labels(JobStatus.ERROR, code).inc()
         case NeedsHuman():
             HUMAN_CALLS.inc()
+        case Reason.TAKEN_OVER:
+            TAKEOVERS.inc()
         case Reason.CANCELLED:
             JOBS_ENDED.labels(JobStatus.CANCELLED, "").inc()
         case Reason.TIMEOUT:

@@ -1,7 +1,7 @@
 """The durable record of one run: each step an intent before it is acted on, and an outcome after."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -14,12 +14,12 @@ from shared.events import NewEvent
 from shared.models import Step
 from shared.schemas import Usage
 from shared.settings import AgentSettings
-from shared.states import StepStatus
+from shared.states import Request, StepStatus
 from shared.writes import AlreadyWritten, Lease, Progress, Write
 from worker.actions import Decision
 from worker.metrics import StepWatch
 from worker.protocols import Answer, Observation
-from worker.stop import Reason, Stop
+from worker.stop import ASKED, Stop
 from worker.storage import Storage, persist
 from worker.wakes import WakeBatch
 
@@ -41,8 +41,7 @@ class JobRecorder:
         events: int,
         prompts: Sequence[str],
         history: Sequence[Turn],
-        instruction: str,
-        steps: Sequence[Step],
+        current: Turn,
         usage: Usage,
         owner: UUID | None,
         settings: AgentSettings,
@@ -52,11 +51,11 @@ class JobRecorder:
         self._wakes = wakes
         self._lease = lease
         self._stop = stop
-        self._progress = Progress(events, len(steps))
+        self._progress = Progress(events, len(current.steps))
         self._prompts = prompts
         self._history = history
-        self._instruction = instruction
-        self._steps = list(steps)
+        self._steps = list(current.steps)
+        self._current = replace(current, steps=self._steps)
         self._usage = usage
         self._owner = owner
         self._settings = settings
@@ -83,10 +82,9 @@ class JobRecorder:
     def conversation(self, observation: Observation) -> Sequence[Message]:
         """What the model is asked: everything so far within the window, then the screen. So a step begins."""
         self._watch.begin(self.step_count + 1)
-        turns = [*self._history, Turn(self._instruction, self._steps)]
         return window(
             self._prompts,
-            turns,
+            [*self._history, self._current],
             Message("user", screenshot=observation.screenshot, picture=observation.picture),
             max_screenshots=self._settings.max_screenshots,
             max_messages=self._settings.max_messages,
@@ -158,21 +156,21 @@ class JobRecorder:
     ) -> None:
         write = writes.new_step(self._lease, step, answer.usage, told, self._progress)
 
-        def record_all(session: Session) -> datetime | None:
+        def record_all(session: Session) -> Request | None:
             notes.remember(session, self._owner, self._lease.job_id, step.number, to_remember)
             return writes.carry_out(session, write)
 
-        cancel_requested_at = await self._write(
+        request = await self._write(
             write, partial(self._storage.transaction, record_all) if to_remember else None
         )
         self._steps.append(step)
         self._usage += answer.usage
-        if cancel_requested_at is not None:
-            self._stop.set(Reason.CANCELLED)  # before anything is done about this decision
+        if request is not None:
+            self._stop.set(ASKED[request])  # before anything is done about this decision
 
     async def _write(
-        self, write: Write, how: Callable[[], Awaitable[datetime | None]] | None = None
-    ) -> datetime | None:
+        self, write: Write, how: Callable[[], Awaitable[Request | None]] | None = None
+    ) -> Request | None:
         """Commits the write once, and wakes whoever follows the job."""
         try:
             result = await persist(how or partial(self._storage.carry_out, write), self._stop)

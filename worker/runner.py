@@ -4,13 +4,14 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from shared import jobs, notes, writes
+from shared import events, jobs, notes, writes
 from shared.conversation import Turn
 from shared.db import Database
 from shared.errors import JOB_CODES, GuiAgentError, LeaseLost, StorageUnavailable
@@ -45,8 +46,8 @@ from worker.model import OpenAIModel
 from worker.pictures import Pictures
 from worker.protocols import Model, Observation
 from worker.recorder import JobRecorder
-from worker.sandbox import LybicSandbox, find, make
-from worker.stop import Reason, Stop, Stopped
+from worker.sandbox import Life, LybicSandbox, find, make
+from worker.stop import ASKED, Reason, Stop, Stopped
 from worker.storage import Storage, persist
 from worker.wakes import WakeBatch
 
@@ -136,8 +137,8 @@ class Runner:
             self._keeper.hold(lease, claimed=claimed.at, seconds_left=_seconds_left(job)) as stop,
         ):
             log.info("claimed")
-            if job.cancel_requested_at is not None:  # of a run that died before it could obey
-                stop.set(Reason.CANCELLED)
+            if job.request is not None:  # of a run that ended before it could obey
+                stop.set(ASKED[job.request])
             try:
                 await self._end(lease, stop, await self._outcome(job, lease, stop))
             except LeaseLost as error:
@@ -147,7 +148,7 @@ class Runner:
     async def _outcome(self, job: Job, lease: Lease, stop: Stop) -> Outcome | Reason:
         """How the run ends. Raises `LeaseLost`, and `StorageUnavailable`: then it can't be written."""
         try:
-            return await self._work(job, lease, stop)
+            return await self._worked(job, lease, stop)
         except (LeaseLost, StorageUnavailable):
             raise
         except Stopped as stopped:
@@ -159,17 +160,37 @@ class Runner:
             log.exception("unexpected error")
             return Failed("internal", "an unexpected error; the server's log tells more")
 
+    async def _worked(self, job: Job, lease: Lease, stop: Stop) -> Outcome | Reason:
+        """How far it came. Before a human has the sandbox its life is extended: nobody else does it then."""
+        outcome: Outcome | Reason
+        try:
+            outcome = await self._work(job, lease, stop)
+        except Stopped as stopped:
+            outcome = stopped.reason
+        if isinstance(outcome, NeedsHuman) or outcome is Reason.TAKEN_OVER:
+            # As an effect: a read is abandoned at once by a run that was told to stop.
+            await stop.wait_for(self._extend_life(job), effect=True)
+        return outcome
+
+    async def _extend_life(self, job: Job) -> None:
+        if job.sandbox is not None:
+            service = self._service(self._vault.open(job.credentials or b"", Credentials).lybic)
+            info = SandboxInfo.model_validate(job.sandbox)
+            await Life(service, info, self._settings.lybic.life_seconds).extend()
+
+    def _service(self, lybic: LybicCredentials) -> SandboxService:
+        return SandboxService(self._portal.http, lybic, self._settings.lybic.timeout_seconds)
+
     async def _work(self, job: Job, lease: Lease, stop: Stop) -> Outcome:
         stop.check()
         if job.crashes >= self._settings.worker.max_runs:
             return await self._given_up(job)
         options = JobOptions.model_validate(job.options)
         credentials = self._vault.open(job.credentials or b"", Credentials)
-        http = self._portal.http
-        service = SandboxService(http, credentials.lybic, self._settings.lybic.timeout_seconds)
+        service = self._service(credentials.lybic)
         info = await self._provide(job, options, lease, credentials.lybic, service, stop)
         vocabulary = vocabulary_of(info.os)
-        fetcher = ScreenshotFetcher(http, self._screenshot_hosts)
+        fetcher = ScreenshotFetcher(self._portal.http, self._screenshot_hosts)
         pictures = Pictures(fetcher, job.id, self._store)
         sandbox = LybicSandbox(
             service,
@@ -198,10 +219,7 @@ class Runner:
         )
         try:
             with watch:
-                outcome = await loop.run()
-            if isinstance(outcome, NeedsHuman):  # nobody extends it while the job waits
-                await sandbox.extend_life()
-            return outcome
+                return await loop.run()
         finally:
             await pictures.close()
 
@@ -254,6 +272,7 @@ class Runner:
             info = await stop.wait_for(making)
         key = sandbox_key(lybic, info.sandbox_id)
         await self._persist(writes.sandbox_known(lease, info, key), stop)
+        job.sandbox = info.model_dump(mode="json")
         return info
 
     async def _persist(self, write: Write, stop: Stop) -> None:
@@ -292,8 +311,7 @@ class Runner:
                 notes=job.notes or (),
             ),
             history=history,
-            instruction=job.instruction,
-            steps=current.steps,
+            current=current,
             usage=Usage(
                 model_calls=job.model_calls, input_tokens=job.input_tokens, output_tokens=job.output_tokens
             ),
@@ -306,11 +324,7 @@ class Runner:
         """The jobs that this one continues, and itself, with their steps."""
         if job.run == 1 and job.parent_id is None:
             return [Turn(job.instruction)]
-        return await self._storage.transaction(
-            lambda session: [
-                Turn(one.instruction, jobs.steps(session, one.id)) for one in jobs.chain(session, job)
-            ]
-        )
+        return await self._storage.transaction(partial(jobs.turns, job=job))
 
     def _recall(self, session: Session, job: Job, lease: Lease) -> None:
         """Chooses the notes that the job is given, once: every run of it must ask the same."""
@@ -324,8 +338,9 @@ class Runner:
         if outcome is Reason.LEASE_LOST:
             raise LeaseLost("the lease was lost")
         if isinstance(outcome, NeedsHuman):
-            call = partial(jobs.call_human, lease=lease, content=outcome.content)
-            await persist(partial(self._storage.transaction, call), stop)
+            await self._call_human(lease, stop, outcome.content)
+        elif outcome is Reason.TAKEN_OVER:
+            await self._call_human(lease, stop, events.TAKEN_OVER, taken_over=True)
         else:
             await self._persist(_end(lease, outcome), stop)
         self._wakes.wake(lease.job_id)
@@ -333,6 +348,10 @@ class Runner:
         end = outcome.name if isinstance(outcome, Reason) else type(outcome).__name__
         annotate({"guiagent.end": end})
         log.info("ended: %s", end)
+
+    async def _call_human(self, lease: Lease, stop: Stop, content: str, **more: Any) -> None:
+        call = partial(jobs.call_human, lease=lease, content=content, **more)
+        await persist(partial(self._storage.transaction, call), stop)
 
 
 def _end(lease: Lease, outcome: Finished | Failed | Reason) -> Write:

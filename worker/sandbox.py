@@ -69,14 +69,16 @@ async def _booted(service: SandboxService, sandbox_id: str) -> None:
 
 
 class Life:
-    """How long a sandbox has to live, and what is done about it while its job runs.
+    """How long a sandbox has to live, and what is done about it.
 
     One that was made for a job is always given its whole span again when half of it is over. One that was
     named by its caller is theirs; it is kept only from ending in the midst of the job.
     """
 
-    def __init__(self, info: SandboxInfo, seconds: int) -> None:
-        self.seconds = seconds
+    def __init__(self, service: SandboxService, info: SandboxInfo, seconds: int) -> None:
+        self._service = service
+        self._id = info.sandbox_id
+        self._seconds = seconds
         self._margin = seconds / 2 if info.created_by_task else min(seconds / 2, MARGIN_SECONDS)
         self._ends = info.expires_at.timestamp() if info.expires_at else time.time() + seconds
         self._later = 0.0
@@ -86,13 +88,16 @@ class Life:
         """Whether it should be extended."""
         return time.time() > max(self._ends - self._margin, self._later)
 
-    def extended(self) -> None:
-        """It has its whole span again."""
-        self._ends = time.time() + self.seconds
-
-    def not_extended(self) -> None:
-        """That failed: not each step is to wait for another failure."""
-        self._later = time.time() + AGAIN_SECONDS
+    async def extend(self) -> None:
+        """Gives the sandbox its whole span again; failing to is logged. Raises `SandboxLost`."""
+        try:
+            await self._service.extend_life(self._id, self._seconds)
+            self._ends = time.time() + self._seconds
+        except SandboxLost:
+            raise
+        except (SandboxError, CredentialsRejected) as error:  # it lives on for a while
+            self._later = time.time() + AGAIN_SECONDS  # not each step is to wait for another failure
+            log.warning("the life of sandbox %s could not be extended: %s", self._id, error.message)
 
 
 class LybicSandbox:
@@ -110,7 +115,7 @@ class LybicSandbox:
     ) -> None:
         self._service = service
         self._id = info.sandbox_id
-        self._life = Life(info, settings.life_seconds)
+        self._life = Life(service, info, settings.life_seconds)
         self._stop = stop
         self._pictures = pictures
         self._secret = secret
@@ -118,13 +123,13 @@ class LybicSandbox:
     async def observe(self) -> Observation:
         """The screen as it is."""
         if self._life.is_short:
-            await self.extend_life()
+            await self._stop.wait_for(self._life.extend())
         return await self._stop.wait_for(retrying(self._observe))
 
     async def act(self, actions: Sequence[Action], *, look: bool) -> Observation | None:
         """Carries out the actions in order."""
         if self._life.is_short:
-            await self.extend_life()
+            await self._stop.wait_for(self._life.extend())
         seen = None
         for number, action in enumerate(actions, 1):
             self._stop.check()
@@ -139,17 +144,6 @@ class LybicSandbox:
     def keep(self, observation: Observation) -> Observation:
         """Puts the picture into the store, if there is one, without waiting for it."""
         return replace(observation, picture=self._pictures.keep(observation.screenshot))
-
-    async def extend_life(self) -> None:
-        """Gives the sandbox its whole span again; failing to is logged. Raises `SandboxLost`."""
-        try:
-            await self._stop.wait_for(self._service.extend_life(self._id, self._life.seconds))
-            self._life.extended()
-        except SandboxLost:
-            raise
-        except (SandboxError, CredentialsRejected) as error:  # it lives on for a while
-            self._life.not_extended()
-            log.warning("the life of sandbox %s could not be extended: %s", self._id, error.message)
 
     async def _observe(self) -> Observation:
         seen = self._observation(await self._service.preview(self._id))

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from threading import Lock
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from anyio import CancelScope
+
+from shared.states import Request
 
 T = TypeVar("T")
 
@@ -22,10 +24,17 @@ class Reason(IntEnum):
     """
 
     DRAINING = 1
-    TIMEOUT = 2
-    CANCELLED = 3
-    ABANDONED = 4  # the worker can't wait any longer
-    LEASE_LOST = 5
+    TAKEN_OVER = 2  # no other run would act before the human has it
+    TIMEOUT = 3
+    CANCELLED = 4
+    ABANDONED = 5  # the worker can't wait any longer
+    LEASE_LOST = 6
+
+
+ASKED: Final[Mapping[Request, Reason]] = {
+    Request.CANCEL: Reason.CANCELLED,
+    Request.TAKEOVER: Reason.TAKEN_OVER,
+}
 
 
 class Stopped(Exception):

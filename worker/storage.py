@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from shared.db import AsyncDatabase, Database
 from shared.errors import LeaseLost, StorageUnavailable
 from shared.statements import COUNTS
+from shared.states import Request
 from shared.writes import Write
 from worker.stop import Stop
 
@@ -38,13 +38,12 @@ class Storage:
         self._writes = writes
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
 
-    async def carry_out(self, write: Write) -> datetime | None:
+    async def carry_out(self, write: Write) -> Request | None:
         """As `shared.writes.carry_out`, in a transaction of its own."""
         written = await self._writes.fetch_one(write.statement, write.given)
         if written is None:
             raise write.refusal(await self._writes.fetch_one(COUNTS, write.lease.given))
-        cancel_requested_at: datetime | None = written[0]
-        return cancel_requested_at
+        return Request.of(written[0], written[1])
 
     async def transaction(self, work: Callable[[Session], T]) -> T:
         """The work's result from a committed transaction."""

@@ -474,7 +474,8 @@ def _story(scene: Scene, job_id: str) -> Iterator[str]:
     job = scene.jobs.get(job_id)
     if job is None:
         return
-    columns = ("status", "run", "crashes", "error_code", "error_message", "sandbox_id", "cancel_requested_at")
+    columns = ("status", "run", "crashes", "error_code", "error_message", "sandbox_id")
+    columns += ("cancel_requested_at", "takeover_requested_at")
     yield f"{job_id} " + ", ".join(f"{name}={job[name]}" for name in columns if job[name] is not None)
     for event in scene.events[job_id]:
         shown = {k: v for k, v in event["payload"].items() if k not in ("screenshot", "actions", "content")}

@@ -1,6 +1,8 @@
 """The agent's own ways, as stories: its sandboxes come and go, it remembers, notices loops, asks for help."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import httpx
@@ -233,6 +235,78 @@ def test_the_worker_may_die_while_a_human_helps_and_the_pause_does_not_count(sys
     assert result is not None
     assert (result["status"], box(result)) == ("finished", box(waiting))
     assert [action["x"]["numerator"] for action in system.executed(box(result))] == [1, 2]
+
+
+def take_over(system: System, task_id: str) -> dict[str, Any]:
+    answer = system.http.post(f"/api/agent/task/{task_id}/takeover")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def told(system: System, task_id: str) -> list[dict[str, Any]]:
+    """The task's events so far."""
+    page = system.http.get(f"/api/agent/task/{task_id}/events", headers={"Accept": "application/json"})
+    return list(page.json()["events"])
+
+
+def clicked(system: System, sandbox_id: str) -> list[int]:
+    return [
+        one["x"]["numerator"] for one in system.executed(sandbox_id) if one["type"].startswith("mouse:click")
+    ]
+
+
+def test_a_human_takes_over_and_gives_it_back(system: System) -> None:
+    mine = system.http.post("/api/sandbox/create", json={"maxLifeSeconds": 1800}).json()["sandbox_id"]
+    task_id = system.submit(
+        script("repeat 8 click(point='<point>{i} 7</point>')", "finished(content='ok')"), sandbox_id=mine
+    )
+    wait_until(lambda: clicked(system, mine))
+    assert take_over(system, task_id)["status"] == "human_intervention"
+    before = clicked(system, mine)
+    assert before == list(range(1, len(before) + 1))
+    assert len(before) < 8
+    assert told(system, task_id)[-1]["taken_over"] is True
+    left = datetime.fromisoformat(system.desktop(mine)["expiresAt"]) - datetime.now(UTC)
+    assert left > timedelta(seconds=1800), "the human has its whole life to act in"
+    assert clicked(system, mine) == before
+    resume(system, task_id, "the blue one is right")
+    result = system.wait(task_id)
+    assert (result["status"], result["steps"]) == ("finished", 9)
+    assert any(text.endswith("the blue one is right") for text in texts(result))
+    done = clicked(system, mine)
+    assert done[: len(before)] == before
+    assert done == sorted(set(done))
+    open_step = set(range(1, 9)) - set(done)  # decided, and left to the human
+    steps = system.http.get(f"/api/agent/task/{task_id}/steps").json()["steps"]
+    assert open_step == {step["number"] for step in steps if step["status"] == "interrupted"}
+
+
+def test_a_human_takes_over_before_the_first_step(system: System) -> None:
+    fault(system, on="preview", when="before", delay=60)
+    task_id = system.submit(script(CLICK, "finished(content='ok')"))
+    wait_until(lambda: system.status(task_id)["sandbox_info"])
+    assert take_over(system, task_id)["status"] == "human_intervention"
+    resume(system, task_id, "begin on the left")
+    result = system.wait(task_id)
+    assert (result["status"], result["steps"]) == ("finished", 2)
+    assert texts(result)[2].endswith("begin on the left")
+
+
+def test_a_worker_goes_down_while_a_human_takes_over(system: System) -> None:
+    task_id = system.submit(script(CLICK, "hang 60", "wait()"))
+    wait_until(lambda: system.status(task_id)["steps"])
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(take_over, system, task_id)
+        wanted = "SELECT 1 FROM jobs WHERE id = %s AND takeover_requested_at IS NOT NULL"
+        wait_until(lambda: rows(system, wanted, task_id))
+        system.stack._workers[0].child.stop()
+        assert asked.result()["status"] in {"human_intervention", "pending"}
+    tended(system, lambda: system.status(task_id)["status"] == "human_intervention")
+    kinds = [event["type"] for event in told(system, task_id)]
+    assert kinds.count("human_intervention") == 1
+    answer = system.http.post("/api/agent/cancel", json={"task_id": task_id}).json()
+    assert answer["status"] == "cancelled"
+    assert len(system.executed(box(system.status(task_id)))) == 1
 
 
 def test_nobody_helps(system: System) -> None:

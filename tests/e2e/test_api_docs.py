@@ -340,7 +340,7 @@ def test_each_event_is_documented() -> None:
         events.thinking("hm", 1),
         events.action("wait()", [], 1),
         events.result("7", 1),
-        events.human_intervention("help"),
+        events.human_intervention(events.TAKEN_OVER, taken_over=True),
         events.finished("done"),
         events.cancelled(),
         events.error("timeout", "too late"),

@@ -245,6 +245,7 @@ def test_odd_ids_name_no_task(shared_client: FlaskClient, task_id: str) -> None:
         ("GET", "{}/steps"),
         ("GET", "{}/events"),
         ("POST", "{}/resume"),
+        ("POST", "{}/takeover"),
     ):
         answer = shared_client.open(f"{API}/task/{path.format(task_id)}", method=method)
         assert refused(answer) == (404, "task_not_found")

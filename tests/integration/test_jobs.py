@@ -23,7 +23,7 @@ from shared.portal import Portal
 from shared.schemas import Credentials, NewJob, Usage
 from shared.secrets import Vault
 from shared.settings import Settings
-from shared.states import JobStatus, StepStatus
+from shared.states import JobStatus, Request, StepStatus
 from shared.writes import AlreadyWritten, Lease, Progress, Write
 
 Submit = Callable[[], UUID]
@@ -166,8 +166,8 @@ def test_cancelling_a_running_job_asks_its_run(db: Database, submit: Submit) -> 
         jobs.request_cancel(session, job_id)
     assert read(db, job_id).status == JobStatus.RUNNING
     with db.transaction() as session:
-        assert jobs.cancel_requests(session, lease.owner) == {job_id}
-        assert jobs.cancel_requests(session, "another") == set()
+        assert jobs.requests(session, lease.owner) == {job_id: Request.CANCEL}
+        assert jobs.requests(session, "another") == {}
         writes.carry_out(session, writes.cancelled(lease))
     assert read(db, job_id).status == JobStatus.CANCELLED
 

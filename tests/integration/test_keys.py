@@ -202,6 +202,7 @@ TOUCH: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/task/{}/report", None),
     ("GET", "/task/{}/webhooks", None),
     ("POST", "/task/{}/resume", {"message": "go on"}),
+    ("POST", "/task/{}/takeover", None),
     ("POST", "/cancel", {"task_id": "{}"}),
     ("POST", "/task/submit", {"instruction": "x", "continue_context": True, "task_id": "{}"}),
     ("POST", "/run", {"instruction": "x", "continue_context": True, "task_id": "{}"}),

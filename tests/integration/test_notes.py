@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from shared import jobs, notes
+from shared.conversation import Turn
 from shared.db import AsyncDatabase, Database
 from shared.models import ApiKey, Job, Note, Step
 from shared.schemas import NewJob, Usage
@@ -139,8 +140,7 @@ def recorder_of(storage: Storage, job: Job, wakes: WakeBatch) -> JobRecorder:
         events=job.event_count,
         prompts=["prompt"],
         history=[],
-        instruction=job.instruction,
-        steps=[],
+        current=Turn(job.instruction),
         usage=Usage(),
         owner=job.owner_id,
         settings=AgentSettings(),

@@ -176,13 +176,14 @@ ASKED: dict[str, Ask] = {
     "renew": lambda session: jobs.renew(
         session, [Lease(uuid4(), number, "a") for number in range(500)], lease_seconds=6
     ),
-    "requests to cancel": lambda session: jobs.cancel_requests(session, "a"),
+    "requests to stop": lambda session: jobs.requests(session, "a"),
     "write": lambda session: writes.carry_out(
         session, writes.change(lease(session), [events.thinking("well", 1)])
     ),
     "finish": lambda session: writes.carry_out(session, writes.finished(lease(session), "done")),
     "cancel": lambda session: jobs.request_cancel(session, one(session, S.PENDING).id),
     "cancel all": lambda session: jobs.request_cancel_all(session, owner=OWNER),
+    "take over": lambda session: jobs.request_takeover(session, one(session, S.RUNNING).id),
     "sandboxes to delete": lambda session: disposal.due(session, limit=8),
     "webhooks that are due": lambda session: webhooks.claim(session, lease_seconds=6, limit=4, avoiding=[]),
     "old pictures": lambda session: retention.with_old_pictures(session, days=30, limit=8),
@@ -209,7 +210,7 @@ BY_WORKERS = (
     "claim",
     "claim forgotten",
     "renew",
-    "requests to cancel",
+    "requests to stop",
     "write",
     "finish",
     "sandboxes to delete",

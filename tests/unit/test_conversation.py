@@ -37,6 +37,13 @@ def test_a_follow_up_comes_after_what_it_continues() -> None:
     assert told(conversation([], turns)) == ["first", "shot 1", "answer 1", "second", "shot 1", "answer 1"]
 
 
+def test_what_a_human_said_before_the_first_step_comes_after_the_instruction_and_stays() -> None:
+    turns = [Turn("do it", [step(n) for n in range(1, 40)], "the blue one"), Turn("and now", [], "quick")]
+    assert told(conversation(["prompt"], turns))[:4] == ["prompt", "do it", "the blue one", "shot 1"]
+    kept = window(["prompt"], turns, NOW, max_screenshots=1, max_messages=1)
+    assert told(kept) == ["prompt", "do it", "the blue one", "answer 39", "and now", "quick", "now"]
+
+
 NOW = Message("user", screenshot="now")
 
 

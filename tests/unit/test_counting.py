@@ -36,12 +36,14 @@ def counted(name: str, **labels: str) -> float:
         (Reason.TIMEOUT, "guiagent_jobs_ended_total", {"status": "error", "error_code": "timeout"}),
         (Reason.CANCELLED, "guiagent_jobs_ended_total", {"status": "cancelled", "error_code": ""}),
         (NeedsHuman("?"), "guiagent_human_calls_total", {}),
+        (Reason.TAKEN_OVER, "guiagent_takeovers_total", {}),
         (Reason.DRAINING, "guiagent_given_back_total", {}),
         (Reason.ABANDONED, "guiagent_given_back_total", {}),
     ],
 )
 def test_every_end_of_a_run_is_counted_once(outcome: Any, name: str, labels: dict[str, str]) -> None:
-    ends = ("guiagent_jobs_ended_total", "guiagent_human_calls_total", "guiagent_given_back_total")
+    ended = ("jobs_ended", "human_calls", "takeovers", "given_back")
+    ends = {f"guiagent_{name}_total" for name in ended}
 
     def everything() -> float:
         samples = (sample for family in REGISTRY.collect() for sample in family.samples)

@@ -7,7 +7,8 @@ from threading import Timer
 
 import pytest
 
-from worker.stop import Reason, Stop, Stopped
+from shared.states import Request
+from worker.stop import ASKED, Reason, Stop, Stopped
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_no_read_begins_once_it_was_told(stop: Stop, reason: Reason) -> None:
         asyncio.run(stop.wait_for(asyncio.sleep(3600)))
 
 
-@pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.TIMEOUT, Reason.CANCELLED])
+@pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.TAKEN_OVER, Reason.TIMEOUT, Reason.CANCELLED])
 def test_an_action_under_way_is_waited_for(stop: Stop, reason: Reason) -> None:
     tell(stop, reason)
     assert asyncio.run(stop.wait_for(late_answer(), effect=True)) == "done"
@@ -110,6 +111,13 @@ def test_each_boundary_is_progress(stop: Stop) -> None:
     stop.progressed = before = 0.0
     stop.check()
     assert stop.progressed > before
+
+
+def test_what_wins_over_what() -> None:
+    """A drain must not keep a human waiting, and a job that is to end needs none."""
+    order = ["DRAINING", "TAKEN_OVER", "TIMEOUT", "CANCELLED", "ABANDONED", "LEASE_LOST"]
+    assert [reason.name for reason in sorted(Reason)] == order
+    assert set(ASKED) == set(Request)
 
 
 @pytest.mark.parametrize("first", list(Reason))
