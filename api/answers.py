@@ -310,6 +310,32 @@ class SandboxAnswer(Answer):
     message: str
 
 
+class SandboxView(BaseModel):
+    """A sandbox as Lybic lists it, and who uses it. What Lybic does not tell is null."""
+
+    sandbox_id: str
+    name: str
+    shape: str | None
+    status: Literal["PENDING", "RUNNING", "STOPPED", "ERROR"] | None
+    created_at: Timestamp | None
+    expires_at: Timestamp | None = Field(description="When it ends, unless its life is extended.")
+    task_id: str | None = Field(description="The caller's task that drives it now.")
+
+
+class SandboxesAnswer(Answer):
+    """Sandboxes, newest first."""
+
+    sandboxes: list[SandboxView]
+    count: int
+
+
+class DeletedSandboxAnswer(Answer):
+    """A sandbox that is no more."""
+
+    sandbox_id: str
+    message: str
+
+
 class ModelInfo(BaseModel):
     """The model that is asked unless a request chooses another."""
 

@@ -246,6 +246,20 @@ class CreateSandboxRequest(Request):
     authentication: LybicAuthentication | None = None
 
 
+class ListSandboxesRequest(Request):
+    """Whose sandboxes to list. `{}` is valid."""
+
+    authentication: LybicAuthentication | None = None
+
+
+class DeleteSandboxRequest(ListSandboxesRequest):
+    """A sandbox that is not needed any more."""
+
+    model_config = _example(sandbox_id="BOX-0BE148E29D5CADB4")
+
+    sandbox_id: Id
+
+
 # --- paths, queries and headers -------------------------------------------------------------------------
 
 

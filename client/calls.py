@@ -16,6 +16,7 @@ from client.models import (
     Delivery,
     Health,
     Info,
+    ListedSandbox,
     Readiness,
     Resumed,
     Sandbox,
@@ -358,6 +359,31 @@ def create_sandbox(
         body={field: value for field, value in fields.items() if value is not None},
         repeatable=False,
         seconds=SLOW_SECONDS,
+    )
+
+
+class _SandboxList(Answer):
+    sandboxes: list[ListedSandbox]
+
+
+def sandboxes(*, authentication: Authentication | None = None) -> Call[list[ListedSandbox]]:
+    """List sandboxes, newest first, at most 500: with an API key alone those that its own tasks have used."""
+    return Call(
+        method="POST",
+        path="/api/sandbox/list",
+        read=lambda response: _SandboxList.model_validate_json(response.content).sandboxes,
+        body={"authentication": authentication} if authentication else {},
+    )
+
+
+def delete_sandbox(sandbox_id: str, *, authentication: Authentication | None = None) -> Call[None]:
+    """End a sandbox that no active task works in or waits for."""
+    more = {"authentication": authentication} if authentication else {}
+    return Call(
+        method="POST",
+        path="/api/sandbox/delete",
+        read=lambda _: None,
+        body={"sandbox_id": sandbox_id, **more},
     )
 
 

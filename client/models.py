@@ -204,6 +204,18 @@ class Sandbox(Answer):
     message: str = ""
 
 
+class ListedSandbox(Answer):
+    """A sandbox as Lybic lists it; `task_id` is this caller's task that drives it now."""
+
+    sandbox_id: str
+    name: str = ""
+    shape: str | None = None
+    status: str | None = None
+    created_at: Timestamp | None = None
+    expires_at: Timestamp | None = None
+    task_id: str | None = None
+
+
 class ModelInfo(Answer):
     """The model that is asked unless a task chooses another."""
 

@@ -16,6 +16,7 @@ GuiAgentError
 ├── PictureNotFound           the store has no such screenshot
 ├── PicturesUnavailable       the store of screenshots does not answer
 ├── PreviewUnavailable        the screen can't be shown for now
+├── SandboxNotFound           the caller has no such sandbox
 ├── LeaseLost                 another run owns the job, or may by now
 ├── CredentialsRejected       the sandbox or the model refused the key
 ├── ModelError                the model can't be asked
@@ -159,6 +160,12 @@ class PreviewUnavailable(GuiAgentError):
 
     code = "preview_unavailable"
     retryable = True
+
+
+class SandboxNotFound(GuiAgentError):
+    """There is no such sandbox, or it is none of the caller's."""
+
+    code = "sandbox_not_found"
 
 
 class LeaseLost(GuiAgentError):

@@ -1,11 +1,11 @@
-"""What callers look through: pages of jobs, those under way, how many are ahead.
+"""What callers look through: pages of jobs, those under way, how many are ahead, who uses which sandbox.
 
 A caller has few jobs or a million, in any state, with labels that all of them have or just one. What a query
 costs must not hang on whether PostgreSQL guesses how they are spread: so each says how it is carried out.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,17 +18,21 @@ from sqlalchemy import (
     SQLColumnExpression,
     Subquery,
     Text,
+    any_,
     cast,
     func,
+    literal,
     or_,
     select,
     text,
     tuple_,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from shared.models import Job
+from shared.models import Job, Sandbox
+from shared.statements import in_state
 from shared.states import ACTIVE, JobStatus
 
 MOST_COUNTED, MOST_LABELLED = 10_000, 1_000
@@ -104,8 +108,7 @@ def _count_found(session: Session, wanted: Wanted) -> Count:
 
 def _found(session: Session, wanted: Wanted, after: Position | None = None) -> Subquery:
     """Those of the newest jobs that have the text and the labels."""
-    # For an owner's share of a table PostgreSQL might read it through.
-    session.execute(text("SET LOCAL enable_seqscan = off"))
+    _by_indexes(session)
     newest, said = _in_order(wanted, None, SEARCHED), wanted.text or ""
     has = newest.c.instruction.icontains(said, autoescape=True)
     if ID_BEGINS.fullmatch(said.lower()):
@@ -116,10 +119,16 @@ def _found(session: Session, wanted: Wanted, after: Position | None = None) -> S
     return found.subquery()
 
 
+def _by_indexes(session: Session) -> None:
+    """For this transaction: PostgreSQL would read a table through where an owner has a fifth of it."""
+    session.execute(text("SET LOCAL enable_seqscan = off"))
+
+
 def _in_order(wanted: Wanted, after: Position | None, most: int) -> Subquery:
     """The newest of the wanted jobs, whatever else they have: read from one scan for each status, merged."""
+    columns = Job.id, Job.created_at, Job.meta, Job.instruction, Job.sandbox_key
     scans = (
-        select(Job.id, Job.created_at, Job.meta, Job.instruction)
+        select(*columns)
         .where(Job.status == status, *_within(wanted, after))
         .order_by(Job.created_at.desc(), Job.id.desc())
         .limit(most)
@@ -211,3 +220,35 @@ def queue_position(session: Session, job: Job) -> int | None:
     place = tuple_(Job.priority, Job.created_at, Job.id)
     ahead = Job.status == JobStatus.PENDING, place < (job.priority, job.created_at, job.id)
     return 1 + (session.scalar(select(func.count()).select_from(Job).where(*ahead)) or 0)
+
+
+# --- sandboxes, by their keys (`shared.schemas.sandbox_key`) --------------------------------------------
+
+
+def own_sandboxes(session: Session, owner: UUID, keys: Collection[str]) -> set[str]:
+    """Those of the sandboxes that the owner's newest jobs have used, or that were made for any of theirs."""
+    _by_indexes(session)
+    newest = _in_order(Wanted(owner), None, LATEST)
+    used = session.scalars(select(newest.c.sandbox_key).where(newest.c.sandbox_key.is_not(None)))
+    made = select(Sandbox.key).join(Job, Job.id == Sandbox.job_id)
+    theirs = session.scalars(made.where(_one_of(Sandbox.key, keys), Job.owner_id == owner))
+    return {*used, *theirs}.intersection(keys)
+
+
+def drivers(session: Session, owner: UUID | None, keys: Collection[str]) -> dict[str, UUID]:
+    """The owner's jobs (None: anybody's) that drive the sandboxes now, by the sandboxes."""
+    driving = _one_of(Job.sandbox_key, keys), in_state(Job.status, *UNDER_WAY)
+    found = session.execute(select(Job.sandbox_key, Job.id).where(*driving, *_within(Wanted(owner), None)))
+    return {row.sandbox_key: row.id for row in found}
+
+
+def is_needed(session: Session, key: str) -> bool:
+    """Whether a job that has not ended works in the sandbox, or waits for it."""
+    here = select(Job.id).where(Job.sandbox_key == key)
+    # Apart: each has an index of its own.
+    needing = (here.where(in_state(Job.status, *states)) for states in (UNDER_WAY, (JobStatus.PENDING,)))
+    return session.scalar(union_all(*needing).limit(1)) is not None
+
+
+def _one_of(column: SQLColumnExpression[Any], keys: Collection[str]) -> ColumnElement[bool]:
+    return column == any_(literal(list(keys), ARRAY(Text())))

@@ -6,7 +6,7 @@ It builds URLs without escaping, so ids are escaped before it sees them.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any
@@ -16,7 +16,13 @@ from uuid import UUID
 import httpx
 from lybic import LybicAPIError, LybicAuth, LybicClient, LybicError
 from lybic.action import Action
-from lybic.dto import CreateSandboxDto, ExecuteSandboxActionDto, Sandbox, SandboxActionResponseDto
+from lybic.dto import (
+    CreateSandboxDto,
+    ExecuteSandboxActionDto,
+    Sandbox,
+    SandboxActionResponseDto,
+    SandboxListItem,
+)
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from shared.errors import (
@@ -27,7 +33,7 @@ from shared.errors import (
     SandboxUnavailable,
 )
 from shared.metrics import SANDBOX_SECONDS, timed
-from shared.schemas import LybicCredentials, SandboxInfo
+from shared.schemas import ListedSandbox, LybicCredentials, SandboxInfo
 from shared.secrets import clean, redact
 from shared.tracing import span
 
@@ -36,6 +42,7 @@ HELD = {"wait", "keyboard:hotkey", "touch:longPress"}
 """Actions whose `duration`, in milliseconds, the sandbox lets pass before it answers."""
 LONGEST_MESSAGE = 500
 LONGEST_NAME = 200
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def name_for(job_id: UUID) -> str:
@@ -81,6 +88,13 @@ class SandboxService:
         async with self._calling("status"):
             return str(await self._sdk.sandbox.get_status(_escaped(sandbox_id)))
 
+    async def newest(self, most: int) -> list[ListedSandbox]:
+        """The organisation's sandboxes, newest first."""
+        async with self._calling("list"):
+            found = await self._sdk.sandbox.list()
+        listed = [self._listed(one) for one in found]
+        return sorted(listed, key=lambda one: one.created_at or NEVER, reverse=True)[:most]
+
     async def named(self, name: str) -> list[str]:
         """The ids of the sandboxes of this name: how one is found whose creation was cut off."""
         async with self._calling("list"):
@@ -92,11 +106,14 @@ class SandboxService:
         async with self._calling("extend_life"):
             await self._sdk.sandbox.extend_life(_escaped(sandbox_id), seconds)
 
-    async def delete(self, sandbox_id: str) -> None:
-        """Ends the sandbox; one that does not exist is as good as deleted."""
-        with suppress(SandboxLost):
+    async def delete(self, sandbox_id: str) -> bool:
+        """Ends the sandbox; False: there is none, which is as good."""
+        try:
             async with self._calling("delete"):
                 await self._sdk.sandbox.delete(_escaped(sandbox_id))
+        except SandboxLost:
+            return False
+        return True
 
     async def preview(self, sandbox_id: str) -> SandboxActionResponseDto:
         """The screen and the cursor as they are."""
@@ -156,6 +173,17 @@ class SandboxService:
             expires_at=_moment(sandbox.expiresAt),
         )
 
+    def _listed(self, sandbox: SandboxListItem) -> ListedSandbox:
+        shape, status = sandbox.shapeName, sandbox.status
+        return ListedSandbox(
+            sandbox_id=self._kept(sandbox.id, LONGEST_NAME),
+            name=self._kept(sandbox.name, LONGEST_NAME),
+            shape=shape and self._kept(shape, LONGEST_NAME),
+            status=status and status.value,
+            created_at=_moment(sandbox.createdAt),
+            expires_at=_moment(sandbox.expiresAt),
+        )
+
     def _kept(self, said: object, longest: int) -> str:
         """What may be kept of Lybic's words: it was told the key, and might repeat it."""
         return clean(redact(str(said), [self._secret]), longest)
@@ -181,9 +209,9 @@ def _lost_answer(message: str, *, effect: bool, **details: object) -> SandboxErr
 def _moment(said: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(said)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # the latter at the ends of time
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _escaped(sandbox_id: str) -> str:

@@ -116,6 +116,17 @@ class SandboxInfo(Frozen):
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class ListedSandbox(Frozen):
+    """A sandbox among those of an organisation; what Lybic tells oddly is None."""
+
+    sandbox_id: str
+    name: str
+    shape: str | None
+    status: Literal["PENDING", "RUNNING", "STOPPED", "ERROR"] | None
+    created_at: datetime | None
+    expires_at: datetime | None
+
+
 def vocabulary_of(os: str | None) -> Vocabulary:
     """What a model may do in a sandbox with this operating system, in Lybic's own words for it."""
     return "mobile" if os == "Android" else "computer"

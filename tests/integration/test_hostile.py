@@ -15,7 +15,9 @@ from api.services import LARGEST_BODY_BYTES
 from shared.settings import ApiSettings, Settings
 from tests.integration.conftest import API, GOOD, SUBMIT, UNKNOWN, Serve, error, submit
 
-BATCH, RUN, CANCEL, CREATE = f"{API}/task/batch", f"{API}/run", f"{API}/cancel", "/api/sandbox/create"
+BATCH, RUN, CANCEL = f"{API}/task/batch", f"{API}/run", f"{API}/cancel"
+SANDBOXES = "/api/sandbox"
+CREATE = f"{SANDBOXES}/create"
 RESUME = f"{API}/task/{UNKNOWN}/resume"
 
 AUTHENTICATION = {"api_key": "sk-planted", "org_id": "org", "api_endpoint": "http://127.0.0.1:9"}
@@ -52,6 +54,8 @@ POSTS: list[tuple[str, dict[str, Any]]] = [
     (CANCEL, {"task_id": UNKNOWN, "authentication": AUTHENTICATION}),
     (RESUME, {"message": "go on"}),
     (CREATE, SANDBOX),
+    (f"{SANDBOXES}/list", {"authentication": AUTHENTICATION}),
+    (f"{SANDBOXES}/delete", {"sandbox_id": "box", "authentication": AUTHENTICATION}),
 ]
 
 
@@ -110,7 +114,7 @@ def test_what_can_t_be_stored_is_refused_wherever_it_stands(
         assert "field" in answer.json["error"]["details"]
 
 
-@pytest.mark.parametrize(("path", "body"), [post for post in POSTS if post[0] != CREATE])
+@pytest.mark.parametrize(("path", "body"), [post for post in POSTS if not post[0].startswith(SANDBOXES)])
 @pytest.mark.parametrize(
     "wrong", [None, True, 7, -1, 1.5, "", " ", "x", "🦆" * 300, [], [[]], {}, {"": {}}], ids=repr
 )

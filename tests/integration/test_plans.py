@@ -162,6 +162,11 @@ ASKED: dict[str, Ask] = {
     "an owner's active": lambda session: listing.active(session, OWNER, limit=500),
     "how many are active": lambda session: listing.active_count(session, OWNER),
     "the place in the queue": lambda session: listing.queue_position(session, one(session, S.PENDING)),
+    "whose sandboxes": lambda session: listing.own_sandboxes(
+        session, OWNER, [f"{n:064}" for n in range(5000)]
+    ),
+    "who drives them": lambda session: listing.drivers(session, None, [f"{n:064}" for n in range(500)]),
+    "whether one is needed": lambda session: listing.is_needed(session, f"{7:064}"),
     "a job": lambda session: session.get(Job, uuid4()),
     "its steps": lambda session: jobs.steps(session, uuid4()),
     "its events": lambda session: events.read(session, uuid4(), 3),
