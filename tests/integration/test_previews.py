@@ -1,9 +1,8 @@
 """Live previews: shared by all who watch, over several API processes, of what a hostile Lybic sends."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -20,7 +19,9 @@ from shared.schemas import SandboxInfo
 from shared.settings import LybicSettings, RedisSettings, Settings
 from tests.conftest import wait_until
 from tests.integration.conftest import API, Serve, claim, error, finish, submit
-from tests.integration.test_screenshots import LARGEST_BYTES, PNG, WEBP, Handler, Site
+from tests.integration.test_screenshots import LARGEST_BYTES, PNG, WEBP, Handler, Site, site_of
+
+__all__ = ["site_of"]  # a fixture
 
 KEY = "sk-of-this-task"
 AUTHENTICATION = {"api_key": KEY, "org_id": "org"}
@@ -35,16 +36,8 @@ def database_url(emptied_database: str) -> str:
 
 
 @pytest.fixture
-def lybic() -> Iterator[Site]:
-    handler = type("SiteHandler", (Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    handler.site = site = Site(server)  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    yield site
-    site.over.set()
-    server.shutdown()
-    server.server_close()
+def lybic(site_of: Callable[[], Site]) -> Site:
+    return site_of()
 
 
 @pytest.fixture
