@@ -276,6 +276,14 @@ class TakenOverAnswer(Answer):
     message: str
 
 
+class ActedAnswer(Answer):
+    """What a human did in a task's sandbox."""
+
+    task_id: str
+    done: int = Field(description="How many actions were carried out.")
+    message: str
+
+
 class CancelledOne(Answer):
     """A task that was cancelled, or is about to stop, or had ended."""
 

@@ -26,6 +26,7 @@ from shared.states import JobStatus
 MOST_LABELS = 32
 MOST_TASKS = 1000
 MOST_STEPS = 500
+MOST_ACTIONS = 10
 LONGEST_INSTRUCTION = 100_000
 LARGEST_PAGE = 500
 MOST_PROBLEMS = 20
@@ -225,6 +226,16 @@ class ResumeRequest(Request):
     """What a human tells the model that called."""
 
     message: Annotated[str, Field(max_length=100_000)] | None = None
+
+
+class ActRequest(Request):
+    """What a human does in the sandbox of a task."""
+
+    model_config = _example(actions=[{"type": "keyboard:type", "content": "Hello"}])
+
+    actions: list[dict[str, Any]] = Field(
+        min_length=1, max_length=MOST_ACTIONS, description="Lybic actions, carried out in order."
+    )
 
 
 class CancelRequest(Request):

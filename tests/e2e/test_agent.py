@@ -237,6 +237,10 @@ def test_the_worker_may_die_while_a_human_helps_and_the_pause_does_not_count(sys
     assert [action["x"]["numerator"] for action in system.executed(box(result))] == [1, 2]
 
 
+FAR, NEAR = {"type": "px", "value": 999}, {"type": "px", "value": 7}
+TYPE = {"type": "keyboard:type", "content": "by hand"}
+
+
 def take_over(system: System, task_id: str) -> dict[str, Any]:
     answer = system.http.post(f"/api/agent/task/{task_id}/takeover")
     assert answer.status_code == 200, answer.text
@@ -250,9 +254,9 @@ def told(system: System, task_id: str) -> list[dict[str, Any]]:
 
 
 def clicked(system: System, sandbox_id: str) -> list[int]:
-    return [
-        one["x"]["numerator"] for one in system.executed(sandbox_id) if one["type"].startswith("mouse:click")
-    ]
+    """Where, from left to right."""
+    places = [one["x"] for one in system.executed(sandbox_id) if "x" in one]
+    return [place.get("numerator") or place["value"] for place in places]
 
 
 def test_a_human_takes_over_and_gives_it_back(system: System) -> None:
@@ -268,13 +272,17 @@ def test_a_human_takes_over_and_gives_it_back(system: System) -> None:
     assert told(system, task_id)[-1]["taken_over"] is True
     left = datetime.fromisoformat(system.desktop(mine)["expiresAt"]) - datetime.now(UTC)
     assert left > timedelta(seconds=1800), "the human has its whole life to act in"
-    assert clicked(system, mine) == before
+    click = {"type": "mouse:doubleClick", "x": FAR, "y": NEAR, "button": 1}
+    answer = system.http.post(f"/api/agent/task/{task_id}/actions", json={"actions": [click, TYPE]}).json()
+    assert (answer["success"], answer["done"]) == (True, 2)
+    assert [one["type"] for one in system.executed(mine)[-2:]] == [click["type"], TYPE["type"]]
+    assert clicked(system, mine) == [*before, FAR["value"]]
     resume(system, task_id, "the blue one is right")
     result = system.wait(task_id)
     assert (result["status"], result["steps"]) == ("finished", 9)
     assert any(text.endswith("the blue one is right") for text in texts(result))
     done = clicked(system, mine)
-    assert done[: len(before)] == before
+    assert done.pop(len(before)) == FAR["value"]
     assert done == sorted(set(done))
     open_step = set(range(1, 9)) - set(done)  # decided, and left to the human
     steps = system.http.get(f"/api/agent/task/{task_id}/steps").json()["steps"]

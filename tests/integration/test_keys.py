@@ -203,6 +203,7 @@ TOUCH: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/task/{}/webhooks", None),
     ("POST", "/task/{}/resume", {"message": "go on"}),
     ("POST", "/task/{}/takeover", None),
+    ("POST", "/task/{}/actions", {"actions": [{"type": "screenshot"}]}),
     ("POST", "/cancel", {"task_id": "{}"}),
     ("POST", "/task/submit", {"instruction": "x", "continue_context": True, "task_id": "{}"}),
     ("POST", "/run", {"instruction": "x", "continue_context": True, "task_id": "{}"}),

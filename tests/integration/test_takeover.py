@@ -7,10 +7,12 @@ from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from api import takeover
 from shared import events, jobs, writes
 from shared.db import Database
+from shared.logging import QUIET
 from shared.schemas import Usage
 from shared.settings import Settings
 from shared.states import JobStatus, Request
@@ -19,6 +21,7 @@ from tests.conftest import wait_until
 from tests.integration.conftest import (
     API,
     UNKNOWN,
+    Serve,
     call_human,
     claim,
     error,
@@ -28,6 +31,7 @@ from tests.integration.conftest import (
     take_steps,
 )
 from tests.integration.test_jobs import a_step
+from tests.scripted import Answer, Handler, Script, answer, hang_up, scripted
 from worker.process import Process
 
 CANCEL = f"{API}/cancel"
@@ -238,3 +242,159 @@ def test_what_a_step_came_to_is_told_beside_what_the_human_says(
     hand_over(db, claim(db, submitted))
     resume(client, submitted, "twice")
     assert said(client, submitted) == ["raw", f"{INTERRUPTED}\n\nI clicked it\n\ntwice"]
+
+
+# --- acting ---------------------------------------------------------------------------------------------
+
+PASSWORD = "hunter2-hunter2"
+TYPE = {"type": "keyboard:type", "content": PASSWORD}
+POINT = {"type": "px", "value": 7}
+CLICK = {"type": "mouse:click", "x": POINT, "y": POINT, "button": 1}
+DONE = answer({"screenShot": None, "cursorPosition": None})
+
+
+@pytest.fixture
+def lybic() -> Iterator[Script]:
+    with scripted() as script:
+        script.answers = [DONE]
+        yield script
+
+
+@pytest.fixture
+def manned(serve: Serve, settings: Settings, lybic: Script, db: Database) -> tuple[FlaskClient, str]:
+    """A task that waits for a human, in a sandbox of this Lybic."""
+    ours = settings.lybic.model_copy(update={"endpoint": lybic.url})
+    client = serve(settings.model_copy(update={"lybic": ours}))
+    task_id = submit(client)
+    call_human(db, task_id)
+    return client, task_id
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """All that a server would log that is told to tell everything."""
+    for name, level in QUIET.items():
+        caplog.set_level(level, name)
+    caplog.set_level("DEBUG")
+    return caplog
+
+
+def act(manned: tuple[FlaskClient, str], *actions: Any) -> TestResponse:
+    client, task_id = manned
+    return client.post(f"{API}/task/{task_id}/actions", json={"actions": actions})
+
+
+def test_a_human_acts_in_the_task_s_sandbox_with_its_credentials(
+    manned: tuple[FlaskClient, str], lybic: Script, db: Database, logged: pytest.LogCaptureFixture
+) -> None:
+    before = read(db, manned[1]).event_count
+    held = {"type": "keyboard:hotkey", "keys": "ctrl+a", "duration": "5"}
+    told = act(manned, CLICK, held, TYPE | {"more": 1}).json
+    assert told == {
+        "success": True,
+        "task_id": manned[1],
+        "done": 3,
+        "message": "3 action(s) carried out",
+    }
+    sent = [request.body["action"] for request in lybic.requests]
+    assert [one["type"] for one in sent] == ["mouse:click", "keyboard:hotkey", "keyboard:type"]
+    assert (sent[1]["duration"], sent[2]["content"]) == (5, PASSWORD)
+    assert {request.path.rpartition("/sandboxes/")[2].split("/")[0] for request in lybic.requests} == {
+        "box-123"
+    }
+    assert set(lybic.sent("x-api-key")) == {"sk-lybic-secret"}
+    assert read(db, manned[1]).event_count == before
+    assert PASSWORD not in logged.text
+
+
+@pytest.mark.parametrize(
+    ("actions", "field"),
+    [
+        ([], "actions"),
+        ([CLICK] * 11, "actions"),
+        (["click"], "actions"),
+        ([CLICK, {}], "actions[1]"),
+        ([CLICK, {"type": "x" * 5000}], "actions[1]"),
+        ([CLICK, CLICK | {"x": 7}], "actions[1]"),
+        ([{"type": "wait", "duration": 10_001}], "actions[0].duration"),
+        ([{"type": "wait", "duration": 6000}] * 2, "actions[1].duration"),
+        ([{"type": "wait", "duration": -1}], "actions[0].duration"),
+    ],
+)
+def test_what_is_no_action_is_refused_before_any_is_sent(
+    manned: tuple[FlaskClient, str], lybic: Script, actions: list[Any], field: str
+) -> None:
+    refused = act(manned, *actions)
+    assert error(refused)[:2] == (400, "invalid_request")
+    assert refused.json["error"]["details"]["field"].startswith(field)
+    assert len(refused.data) < 3000
+    assert lybic.requests == []
+
+
+def hinting(status: int) -> Answer:
+    return answer({"code": "nomos.action.INVALID", "message": f"can't type {PASSWORD}"}, status)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "unknown"),
+    [
+        (hinting(400), "sandbox_error", None),
+        (hinting(404), "sandbox_lost", None),
+        (hinting(403), "credentials_rejected", None),
+        (hinting(503), "sandbox_error", True),
+        (hang_up, "sandbox_error", True),
+    ],
+)
+def test_what_goes_wrong_is_told_and_nothing_is_sent_again(
+    manned: tuple[FlaskClient, str],
+    lybic: Script,
+    trouble: Answer,
+    code: str,
+    unknown: bool | None,
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    lybic.answers = [DONE, trouble, DONE]
+    told = act(manned, CLICK, TYPE, CLICK)
+    assert error(told)[:2] == (502, code)
+    details = told.json["error"]["details"]
+    assert (details["done"], details.get("outcome_unknown")) == (1, unknown)
+    assert len(lybic.requests) == 2
+    assert code in logged.text
+    assert PASSWORD not in logged.text
+
+
+def test_nothing_is_sent_after_the_task_goes_on(
+    manned: tuple[FlaskClient, str], lybic: Script, db: Database
+) -> None:
+    _, task_id = manned
+
+    def resumed_meanwhile(handler: Handler) -> None:
+        with db.transaction() as session:
+            jobs.resume(session, UUID(task_id), None)
+        DONE(handler)
+
+    lybic.answers = [resumed_meanwhile]
+    told = act(manned, CLICK, CLICK)
+    assert error(told)[:2] == (409, "task_conflict")
+    assert told.json["error"]["details"] == {"done": 1}
+    assert len(lybic.requests) == 1
+    claim(db, task_id)
+    assert error(act(manned, CLICK))[:2] == (409, "task_conflict")
+    assert len(lybic.requests) == 1
+
+
+def test_a_lybic_that_is_slow_is_not_waited_for_again_and_again(
+    manned: tuple[FlaskClient, str], lybic: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "ACT_SECONDS", 0)
+    told = act(manned, CLICK)
+    assert error(told)[:2] == (502, "sandbox_error")
+    assert told.json["error"]["details"] == {"done": 0}
+    assert lybic.requests == []
+
+
+def test_there_is_no_acting_without_a_sandbox(client: FlaskClient, db: Database) -> None:
+    task_id = submit(client, sandbox_id=None)
+    hand_over(db, claim(db, task_id))
+    assert error(act((client, task_id), CLICK))[:2] == (409, "task_conflict")
+    assert error(act((client, UNKNOWN), CLICK))[:2] == (404, "task_not_found")
