@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Resumed,
         Sandbox,
         Step,
+        TakenOver,
         Task,
     )
 
@@ -75,6 +76,7 @@ __all__ = [
     "Sandbox",
     "SandboxFailed",
     "Step",
+    "TakenOver",
     "Task",
     "TaskOptions",
     "TaskRequest",

@@ -21,6 +21,7 @@ from client.models import (
     Resumed,
     Sandbox,
     Step,
+    TakenOver,
     Task,
 )
 
@@ -324,6 +325,11 @@ def cancel(task_id: str | None = None) -> Call[Cancelled]:
     """End a task; without an id, all of this caller's. Returns when they have stopped, or after 2 seconds."""
     body = {} if task_id is None else {"task_id": task_id}
     return Call(method="POST", path="/api/agent/cancel", read=_json(Cancelled), body=body)
+
+
+def takeover(task_id: str) -> Call[TakenOver]:
+    """Take a task over from the agent. Returns when the agent has stopped, or after 2 seconds."""
+    return Call(method="POST", path=task_path(task_id, "takeover"), read=_json(TakenOver), body={})
 
 
 def resume(task_id: str, message: str | None = None) -> Call[Resumed]:

@@ -358,6 +358,16 @@ def cancel(
                 typer.echo(one_line(cancelled.message))
 
 
+def takeover(task_id: TaskId, *, url: Url = None, as_json: Json = False) -> None:
+    """Take a task over from the agent, to act in its sandbox; `resume` gives it back."""
+    with connected(url, as_json=as_json) as client:
+        taken = client.takeover(task_id)
+    if as_json:
+        show_json(taken.data())
+    else:
+        typer.echo(one_line(taken.message))
+
+
 def resume(
     task_id: TaskId,
     message: Annotated[

@@ -184,6 +184,14 @@ class Cancelled(Answer):
     stopping: tuple[str, ...] = ()
 
 
+class TakenOver(Answer):
+    """A task that is yours, or is about to be: then `status` is not `human_intervention` yet."""
+
+    task_id: str
+    status: str
+    message: str = ""
+
+
 class Resumed(Answer):
     """A task that goes on."""
 

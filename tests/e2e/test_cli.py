@@ -173,6 +173,9 @@ def test_in_a_pipe_each_event_is_a_plain_line_or_its_own_json(system: System) ->
 def test_a_task_that_fails_is_cancelled_or_needs_help_is_told_by_the_exit_code(system: System) -> None:
     command("run", CLICKS, "--max-steps", "1", code=ExitCode.TASK_FAILED)
     task_id = command("submit", HANG).strip()
+    system.wait(task_id, "running")
+    assert "is yours" in command("takeover", task_id)
+    command("watch", task_id, code=ExitCode.NEEDS_HUMAN)
     assert documents(command("cancel", task_id, "--json"))[0]["status"] == "cancelled"
     command("watch", task_id, code=ExitCode.CANCELLED)
     *_, last = documents(command("run", LOGIN, "--json", code=ExitCode.NEEDS_HUMAN))
@@ -191,6 +194,7 @@ def test_a_task_that_fails_is_cancelled_or_needs_help_is_told_by_the_exit_code(s
     [
         (("status", "no-such-task"), ExitCode.FAILED),
         (("resume", "no-such-task"), ExitCode.FAILED),
+        (("takeover", "no-such-task"), ExitCode.FAILED),
         (("submit", " "), ExitCode.FAILED),
         (("submit", "x", "--label", "nameless"), ExitCode.USAGE),
         (("submit", "x", "--priority", "10"), ExitCode.USAGE),

@@ -155,6 +155,7 @@ def test_a_task_is_helped_continued_and_cancelled(system: System, client: Client
     assert client.wait(first, timeout=60).finished_output == "Thank you"
     second = client.submit("script> hang 60\nscript> wait()", continue_context=True, task_id=first)
     system.wait(second, "running")
+    assert client.takeover(second).status == "human_intervention"
     assert client.cancel(second).status == "cancelled"
     assert client.cancel(second).already_cancelled
     stopped = client.status(second)
