@@ -1,10 +1,10 @@
 """The answers of the HTTP contract, as they are sent and as the OpenAPI document describes them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flask import Response
 from flask_openapi.types import ResponseDict
-from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field
+from pydantic import BaseModel, ConfigDict, Field, RootModel, WithJsonSchema, computed_field
 
 from api import marks
 from shared.states import DeliveryState, JobStatus, StepStatus
@@ -181,7 +181,7 @@ class StepsAnswer(Answer):
     next_after: int | None = Field(description="The next page's `after`; none after the last.")
 
 
-EventType = Literal[
+EVENT_TYPES = (
     "status",
     "observation",
     "thinking",
@@ -191,7 +191,9 @@ EventType = Literal[
     "finished",
     "cancelled",
     "error",
-]
+)
+# A worker of the next version may tell of more: that is passed on, as a stream does.
+EventType = Annotated[str, WithJsonSchema({"type": "string", "enum": EVENT_TYPES})]
 
 
 class EventView(BaseModel):

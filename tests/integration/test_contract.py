@@ -461,6 +461,7 @@ def test_a_page_and_a_stream_tell_the_same_of_every_type(
         events.status(JobStatus.PENDING, resumed=True, content=None),
         NewEvent("human_intervention", {"content": "?", "needs_human": True, "taken_over": True}),
         NewEvent("thinking", {"content": "of a later version", "step": 2, "mood": None}),
+        NewEvent("dream", {"content": "of a later version as well"}),
     ]
     for ending in (writes.change(lease, told), writes.failed(lease, "timeout", "too late")):
         with db.transaction() as session:
@@ -468,7 +469,7 @@ def test_a_page_and_a_stream_tell_the_same_of_every_type(
     url = f"{API}/task/{submitted}/events"
     page = client.get(url, headers=AS_PAGE).json
     assert page["events"] == frames(client.get(url).text)
-    assert (page["success"], page["count"], page["over"]) == (True, 11, True)
+    assert (page["success"], page["count"], page["over"]) == (True, 12, True)
 
 
 def test_info(client: FlaskClient, settings: Settings) -> None:
