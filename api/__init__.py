@@ -2,3 +2,8 @@
 
 The public contract calls a job a task; that word lives here and nowhere else.
 """
+
+from pathlib import Path
+
+BUILT = Path(__file__).parent / "static"
+"""Where `make playground` puts the page."""

@@ -13,6 +13,7 @@ from api import (
     headers,
     metrics,
     pictures,
+    playground,
     previews,
     reports,
     sandbox,
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> OpenAPI:
     if settings.api.cors_origins:
         CORS(app, origins=list(settings.api.cors_origins), expose_headers=list(EXPOSED))
     app.register_blueprint(docs.routes)
+    app.register_blueprint(playground.routes)
     for module in (system, metrics, tasks, takeover, pictures, previews, reports, webhooks, sandbox):
         app.register_api(module.routes)
     return app

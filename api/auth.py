@@ -30,7 +30,13 @@ from shared.settings import ApiSettings, Settings, is_loopback
 
 log = logging.getLogger(__name__)
 
-OPEN = frozenset({"system.health", "system.ready", "docs.document", "docs.page", "docs.static"})
+OPEN = frozenset(
+    {
+        *("system.health", "system.ready"),
+        *("docs.document", "docs.page", "docs.static"),
+        *("playground.page", "playground.asset", "playground.icon"),
+    }
+)
 """What tells nothing of anybody, and is asked by load balancers and browsers without a key."""
 METRICS = "metrics.page"
 parsed = lru_cache(parse)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from api import BUILT
 from local.processes import Child
 from local.servers import LOOPBACK
 from local.stack import Environment, Plan, Stopped, Storage, authority, running
@@ -230,11 +231,11 @@ class Screen:
 
     def say(self, name: str, text: str) -> None:
         """One line of the table of what runs."""
-        self._console.print(Text.assemble((f"{name:<9} ", "bold"), text))
+        self._console.print(Text.assemble((f"{name:<10} ", "bold"), text))
 
     def warn(self, text: str) -> None:
         """One line that the user should not overlook."""
-        self._console.print(Text(f"Warning   {text}", style="yellow"))
+        self._console.print(Text(f"Warning    {text}", style="yellow"))
 
     def ready(self, plan: Plan, logs: Path) -> None:
         """The rest of the table, and what to try first."""
@@ -249,6 +250,8 @@ class Screen:
         if plan.metrics_port:
             self.say("Metrics", f"{plan.url}/metrics, and of the workers at port {plan.metrics_port} and on")
         self.say("API", plan.url)
+        built = (BUILT / "index.html").exists()
+        self.say("Playground", f"{plan.url}/" if built else "not built: make playground")
 
 
 class JsonScreen(Screen):

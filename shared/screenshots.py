@@ -64,6 +64,12 @@ class _Place:
         named = host.endswith(self.host) if self.host.startswith(".") else host == self.host
         return named and address.scheme in self.schemes and port == (self.port or own)
 
+    def sources(self) -> Iterator[str]:
+        host = f"*{self.host}" if self.host.startswith(".") else self.host
+        authority = f"[{host}]" if ":" in host else host
+        for scheme in sorted(self.schemes):
+            yield f"{scheme}://{authority}{f':{self.port}' if self.port else ''}"
+
 
 class AllowedHosts:
     """Where screenshots may be fetched from. Raises `ConfigurationError` for settings that can't be read.
@@ -84,6 +90,11 @@ class AllowedHosts:
                 raise ConfigurationError(f"SCREENSHOT_ALLOWED_HOSTS: neither host nor host:port: {entry}")
             host, port = found[1].strip("[]").lower(), int(found[2] or 0)
             self._places.append(_Place(schemes, host, port or None))
+
+    @property
+    def sources(self) -> list[str]:
+        """The same as the policy of a page names them."""
+        return [source for place in self._places for source in place.sources()]
 
     def check(self, address: httpx.URL) -> None:
         """Raises `SandboxError` if nothing is to be fetched from there."""

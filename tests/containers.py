@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -71,16 +72,21 @@ class Image:
 
 
 def build(name: str, root: Path, python: Path) -> None:
-    """Carries out a Dockerfile; `python` is the folder of the `python` and `pip` of its base image."""
-    stages: list[Path] = []
+    """Carries out a Dockerfile; `python` is the folder of the `python` and `pip` of its base image.
+
+    Node is that of this checkout (`make playground`).
+    """
+    stages: dict[str, Path] = {}
     for word, rest in instructions(ROOT / name):
         match word:
             case "FROM":
                 if stages:  # a venv knows its place: the next stage must have the same
-                    root.rename(stages[-1])
-                stages.append(root.with_name(f"{root.name}.{len(stages)}"))
+                    root.rename(list(stages.values())[-1])
+                base, _, stage = rest.partition(" AS ")
+                stages[stage] = root.with_name(f"{root.name}.{stage}")
                 root.mkdir()
-                work, variables = root, {"PATH": f"{python}:{os.defpath}"}
+                tools = Path(sys.executable).parent if base.startswith("node:") else python
+                work, variables = root, {"PATH": f"{tools}:{os.defpath}"}
             case "ENV":
                 pairs = dict(pair.split("=", 1) for pair in shlex.split(rest))
                 variables |= {key: value for key, value in pairs.items() if key != "PATH"}
@@ -91,24 +97,25 @@ def build(name: str, root: Path, python: Path) -> None:
                 _copy(shlex.split(rest), root, work, stages)
             case "RUN":
                 command = PLACES.sub(f"{root}/", re.sub(r"--mount=\S+\s*", "", rest))
-                environment = {**variables, **_of_pip()}
+                environment = {**variables, **_of_machine()}
                 subprocess.run(["sh", "-c", command], cwd=work, env=environment, check=True, timeout=400)
 
 
-def _copy(words: Sequence[str], root: Path, work: Path, stages: Sequence[Path]) -> None:
+def _copy(words: Sequence[str], root: Path, work: Path, stages: Mapping[str, Path]) -> None:
     options = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--"))
     *sources, target = [word for word in words if not word.startswith("--")]
     if "from" in options:
-        place = root / target.lstrip("/")
-        shutil.copytree(stages[-2] / sources[0].lstrip("/"), place, symlinks=True)
+        place = root / target.lstrip("/") if target.startswith("/") else work / target
+        shutil.copytree(stages[options["from"]] / sources[0].lstrip("/"), place, symlinks=True)
         if "chown" in options and os.geteuid() == 0:
             os.chown(place, *map(int, options["chown"].split(":")))
         return
     for source in _let_through() if sources == ["."] else sources:
         if (ROOT / source).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / source, work / source, ignore=ignored)
+            ignored = shutil.ignore_patterns("__pycache__", "node_modules", "static", "schema.d.ts")
+            shutil.copytree(ROOT / source, work / source, ignore=ignored, dirs_exist_ok=True)
         else:
+            (work / source).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / source, work / source)
 
 
@@ -118,9 +125,9 @@ def _let_through() -> list[str]:
     return [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
 
 
-def _of_pip() -> dict[str, str]:
-    """What tells pip on this machine where packages are."""
-    known = re.compile(r"HOME|PIP_.*|SSL_.*|(https?|no)_proxy", re.IGNORECASE)
+def _of_machine() -> dict[str, str]:
+    """What tells pip and npm on this machine where packages are."""
+    known = re.compile(r"HOME|PIP_.*|NPM_.*|NODE_EXTRA_.*|SSL_.*|(https?|no)_proxy", re.IGNORECASE)
     return {name: value for name, value in os.environ.items() if known.fullmatch(name)}
 
 

@@ -6,34 +6,15 @@ from urllib.parse import urljoin
 
 import pytest
 import schemathesis
-from cryptography.fernet import Fernet
-from flask_openapi import OpenAPI
 from hypothesis import HealthCheck, settings
-from pydantic import SecretStr
 from schemathesis import Case, checks
 
 from api.answers import EventView
-from api.app import create_app
-from api.services import EXTENSION
-from local.up import setting_names
-from shared.settings import Settings, StorageSettings
+from tests.application import application
 from tests.conftest import wait_until
 from tests.e2e.conftest import System
 
 HTTP_METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
-
-
-def application() -> OpenAPI:
-    """The application as the code makes it; the document needs no servers, and no user's settings."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir("/")
-        for name in setting_names():
-            patch.delenv(name, raising=False)
-        key = SecretStr(Fernet.generate_key().decode())
-        nowhere = StorageSettings(url=SecretStr("postgresql://127.0.0.1:9/d"), credentials_keys=(key,))
-        app = create_app(Settings(storage=nowhere))
-    app.extensions[EXTENSION].close()
-    return app
 
 
 APP = application()

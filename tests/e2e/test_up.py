@@ -265,7 +265,7 @@ def test_whatever_dies_is_started_again_until_sigterm(tmp_path: Path, up: Callab
         os.kill(pid, signal.SIGKILL)
     for name, pid in before.items():
         wait_until(partial(one.has_again, name, pid, ports[name]))
-        assert f"\n{name:<9} died with signal 9, starting again in 0.2 s\n" in one.said
+        assert f"\n{name:<10} died with signal 9, starting again in 0.2 s\n" in one.said
     wait_until(lambda: answers(f"{one.url}/api/ready"))
     assert one.status(task)["status"] == "finished", "the throw-away database keeps what was committed"
     one.finish("Open notepad and type that all is well")
@@ -315,7 +315,7 @@ def test_programs_read_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     screen.warn("mind this")
     screen.ready(Plan(environment={}, port=5001, flower_port=5556), tmp_path)
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["name"] for line in said] == ["Warning", "Logs", "Flower", "API", "ready"]
+    assert [line["name"] for line in said] == ["Warning", "Logs", "Flower", "API", "Playground", "ready"]
     assert said[-1]["text"] == "http://127.0.0.1:5001"
 
 

@@ -23,8 +23,8 @@ def test_dockerfiles_satisfy_their_linter(name: str) -> None:
 def test_both_are_built_in_the_same_way_and_share_it() -> None:
     first, second = (list(instructions(ROOT / name)) for name in DOCKERFILES)
     shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
-    assert [word for word, _ in shared].count("FROM") == 2, (
-        "all of the builder, and what the last stage begins with"
+    assert [word for word, _ in shared].count("FROM") == 3, (
+        "all of the playground and the builder, and what the last stage begins with"
     )
 
 
@@ -41,7 +41,8 @@ def test_only_what_is_installed_reaches_a_builder() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests"}
     files = {"LICENSE", "README.md", "pyproject.toml", "requirements.lock", "requirements-build.lock"}
     assert "*" in rules
-    assert let_through == packages | files
+    assert let_through == packages | files | {"playground"}
+    assert {"**/node_modules", "api/static"} <= set(rules), "what was built here, not there"
 
 
 def test_the_wheel_is_built_with_what_the_developers_lock_says() -> None:

@@ -164,3 +164,11 @@ def test_an_endpoint_that_is_no_url() -> None:
 )
 def test_whether_a_remote_model_could_reach_it(url: str, local: bool) -> None:
     assert is_local(httpx.URL(url)) is local
+
+
+def test_a_page_is_told_the_same() -> None:
+    assert LOCAL.sources == ["http://127.0.0.1:8080"]
+    assert LYBIC.sources == [
+        *("https://api.lybic.cn", "https://*.lybic.cn", "https://pictures.example.com"),
+        *("https://*.cdn.example.com:8443", "https://[fd00::1]"),
+    ]

@@ -1,0 +1,41 @@
+import { expect, it } from "vitest";
+
+import { ApiError } from "@/api/client";
+import { explain, i18n, locales } from ".";
+import { en } from "./en";
+import { zh } from "./zh";
+
+function texts(tree: object, path = ""): [string, string][] {
+  return Object.entries(tree).flatMap(([name, value]: [string, string | object]) =>
+    typeof value === "string"
+      ? [[`${path}${name}`, value] as [string, string]]
+      : texts(value, `${path}${name}.`),
+  );
+}
+
+const placeholders = (text: string) => [...new Set(text.match(/\{\w+\}/g))].sort();
+
+it("says the same in both languages, about the same things", () => {
+  const chinese = new Map(texts(zh));
+  for (const [path, text] of texts(en)) {
+    expect(placeholders(chinese.get(path) ?? ""), path).toEqual(placeholders(text));
+    expect(chinese.get(path), path).not.toBe("");
+  }
+  expect(chinese.size).toBe(texts(en).length);
+});
+
+it("every text can be read by the formatter", () => {
+  for (const locale of locales) {
+    i18n.global.locale.value = locale;
+    for (const [path] of texts(en))
+      expect(i18n.global.t(path, { count: 1, message: "m" }), path).not.toBe("");
+  }
+  i18n.global.locale.value = "en";
+});
+
+it("errors say what to do, and else what the server said", () => {
+  expect(explain(new ApiError("offline", "TypeError"))).toMatch(/does not answer/);
+  expect(explain(new ApiError("rate_limited", "m", 429, 9))).toMatch(/9 s/);
+  expect(explain(new ApiError("something_new", "as the server said", 400))).toBe("as the server said");
+  expect(explain(new ApiError("something_new", "{odd} | @:text", 400))).toBe("{odd} | @:text");
+});

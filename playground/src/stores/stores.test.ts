@@ -1,0 +1,150 @@
+import { createPinia, setActivePinia } from "pinia";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+
+import { authorize } from "@/api/client";
+import { answering, failing, json } from "@/testing";
+import { useCredentials } from "./credentials";
+import { useSession } from "./session";
+import { useTask } from "./task";
+import { useTasks } from "./tasks";
+
+beforeEach(() => {
+  setActivePinia(createPinia());
+  sessionStorage.clear();
+  localStorage.clear();
+});
+afterEach(() => {
+  authorize(undefined, () => undefined);
+  vi.unstubAllGlobals();
+});
+
+const summary = (id: string) => ({ task_id: id, status: "running", metadata: {} });
+const page = (ids: string[], next: string | null = null) =>
+  json({
+    success: true,
+    tasks: ids.map(summary),
+    count: ids.length,
+    total: 9,
+    total_is_exact: true,
+    next_cursor: next,
+  });
+
+describe("the session", () => {
+  const info = json({ success: true, api_keys: "required", limits: {} });
+
+  it("keeps a good key for the tab, and no other", async () => {
+    answering(failing(401, "unauthenticated", "unknown key"), info);
+    const session = useSession();
+    expect(await session.signIn("bad")).toBe(false);
+    expect([session.refused, sessionStorage.length]).toEqual([true, 0]);
+    expect(await session.signIn("good")).toBe(true);
+    expect([session.refused, session.keyed, sessionStorage.getItem("guiagent.key")]).toEqual([
+      false,
+      true,
+      "good",
+    ]);
+    expect(localStorage.length).toBe(0);
+  });
+
+  it("forgets all at the end", async () => {
+    const asked = answering(info);
+    const session = useSession();
+    const credentials = useCredentials();
+    await session.signIn("good");
+    credentials.given.lybicKey = "sk";
+    session.signOut();
+    expect([session.info, sessionStorage.length, credentials.given.lybicKey]).toEqual([undefined, 0, ""]);
+    await session.start();
+    expect(asked.at(-1)?.headers.get("Authorization")).toBeNull();
+  });
+
+  it("is over when a key was revoked", async () => {
+    answering(info, failing(401, "unauthenticated"));
+    const session = useSession();
+    await session.signIn("good");
+    await useTasks().refresh();
+    expect(session.refused).toBe(true);
+  });
+});
+
+it("credentials stay in memory, and go whole or not at all", () => {
+  const credentials = useCredentials();
+  credentials.given.lybicKey = "sk-lybic";
+  expect(credentials.forTask).toEqual({ authentication: undefined, ark_apikey: undefined });
+  credentials.given.lybicOrg = "org";
+  credentials.given.modelKey = "ark";
+  expect(JSON.parse(JSON.stringify(credentials.forTask))).toEqual({
+    authentication: { api_key: "sk-lybic", org_id: "org" },
+    ark_apikey: "ark",
+  });
+  expect(JSON.stringify({ ...localStorage, ...sessionStorage })).not.toMatch(/sk-lybic|ark/);
+});
+
+describe("the list", () => {
+  it("shows a task once that moved from page to page", async () => {
+    answering(page(["c", "b"], "x"), page(["b", "a"]), page(["d", "c"], "y"));
+    const tasks = useTasks();
+    await tasks.refresh();
+    await tasks.more();
+    await tasks.refresh();
+    expect(tasks.shown.map((task) => task.task_id)).toEqual(["d", "c", "b", "a"]);
+    expect(tasks.cursor).toBeNull();
+  });
+
+  it("asks for what is wanted", async () => {
+    const asked = answering(page([]));
+    const tasks = useTasks();
+    Object.assign(tasks.wanted, { statuses: ["error", "running"], search: " book ", labels: ["team:a"] });
+    await tasks.restart();
+    const query = new URL(asked[0]?.url ?? "").searchParams;
+    expect([query.getAll("status"), query.get("q"), query.getAll("metadata")]).toEqual([
+      ["error", "running"],
+      "book",
+      ["team:a"],
+    ]);
+  });
+
+  it("shows no late answer to an earlier question", async () => {
+    let answer: (response: Response) => void = () => undefined;
+    answering(() => new Promise((resolve) => (answer = resolve)), page(["new"]));
+    const tasks = useTasks();
+    const first = tasks.refresh();
+    await Promise.resolve();
+    await tasks.restart();
+    answer(Response.json({ tasks: [summary("old")], total: 1, total_is_exact: true, next_cursor: null }));
+    await first;
+    expect(tasks.shown.map((task) => task.task_id)).toEqual(["new"]);
+  });
+});
+
+describe("a task", () => {
+  const step = (number: number, status = "done") => ({ number, status, marks: [], actions: [] });
+
+  it("reads again what may have changed, and nothing else", async () => {
+    vi.useFakeTimers();
+    const state = { steps: [step(1), step(2, "intended")], status: "running" };
+    const after: (string | null)[] = [];
+    answering((request) => {
+      const url = new URL(request.url);
+      if (url.pathname.endsWith("/events")) return new Response(new ReadableStream());
+      if (url.pathname.includes("/status/")) return Response.json({ task_id: "t", status: state.status });
+      after.push(url.searchParams.get("after"));
+      const steps = state.steps.filter((one) => one.number > Number(url.searchParams.get("after")));
+      return Response.json({ steps, next_after: null });
+    });
+    const task = useTask();
+    task.open("t");
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(task.steps.map((one) => one.status)).toEqual(["done", "intended"]);
+    state.steps = [step(1), step(2), step(3)];
+    state.status = "finished";
+    task.open("t");
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(task.steps.map((one) => one.status)).toEqual(["done", "done", "done"]);
+    expect(task.ended).toBe(true);
+    expect(after.length).toBeLessThanOrEqual(6);
+    task.leave();
+    expect([task.steps, task.events, task.task]).toEqual([[], [], undefined]);
+    vi.useRealTimers();
+  });
+});
