@@ -510,7 +510,7 @@ def test_without_origins_nothing_is_said_of_them(shared_client: FlaskClient) -> 
         ("POST", RUN, 400),
         ("OPTIONS", RUN, 200),
         ("DELETE", RUN, 405),
-        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
         ("GET", "/api/health/", 404),
         ("GET", f"{API}/task/status/{UNKNOWN}", 404),
         ("POST", SUBMIT, 400),

@@ -12,7 +12,7 @@ const FIELDS = [
 ].join(",");
 const PAGE = 500;
 /** Milliseconds between two readings, however fast the events come. */
-const PAUSE = 250;
+const PAUSE = 500;
 
 export const useTask = defineStore("task", () => {
   const id = ref("");
