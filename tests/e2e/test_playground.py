@@ -230,9 +230,10 @@ def test_a_person_takes_over_acts_and_hands_back(visit: Open, system: System) ->
     task_id = system.submit(looking_around(60, 1))
     page = visit(f"/tasks/{task_id}")
     expect(page.get_by_role("region", name="Steps").locator("article").nth(1)).to_be_visible()
+    screen = page.get_by_test_id("live")
+    expect(screen.get_by_test_id("mark")).to_be_visible()
     button(page, "Take over").click()
     expect(status(page)).to_have_text("Needs you")
-    screen = page.get_by_test_id("live")
     box = screen.bounding_box()
     assert box
     sandbox = system.status(task_id)["sandbox_info"]["sandbox_id"]
