@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import { answering, failing, unreachable } from "@/testing";
 import type { ApiError, TaskEvent } from "./client";
-import { follow, SILENT_SECONDS, type Connection } from "./stream";
+import { follow, SILENT_SECONDS, UNSEEN_SECONDS, type Connection } from "./stream";
 
 const text = new TextEncoder();
 
@@ -26,6 +26,8 @@ function stream(pieces: string[], { open = false } = {}) {
     );
 }
 
+const open: (() => void)[] = [];
+
 function listening() {
   const told: number[] = [];
   const states: Connection[] = [];
@@ -35,6 +37,7 @@ function listening() {
     connection: (state) => states.push(state),
     failed: (error) => failures.push(error),
   });
+  open.push(close);
   return { told, states, failures, close };
 }
 
@@ -44,6 +47,7 @@ beforeEach(() => {
   vi.useFakeTimers();
 });
 afterEach(() => {
+  while (open.length) open.pop()?.();
   vi.useRealTimers();
   vi.unstubAllGlobals();
 });
@@ -137,6 +141,21 @@ describe("a stream", () => {
     document.dispatchEvent(new Event("visibilitychange"));
     await vi.advanceTimersByTimeAsync(0);
     expect(asked.length).toBe(before + 1);
+  });
+
+  it("holds no connection while nobody looks, and goes on when somebody does", async () => {
+    const looked = vi.spyOn(document, "visibilityState", "get").mockReturnValue("hidden");
+    const asked = answering(stream([frame(1)], { open: true }), stream([frame(2, "finished")]));
+    const { told } = listening();
+    await vi.advanceTimersByTimeAsync((UNSEEN_SECONDS - 5) * 1000);
+    expect(asked[0]?.signal.aborted).toBe(false);
+    await vi.advanceTimersByTimeAsync(600_000);
+    expect(asked.map((request) => request.signal.aborted)).toEqual([true]);
+    looked.mockReturnValue("visible");
+    document.dispatchEvent(new Event("visibilitychange"));
+    await vi.advanceTimersByTimeAsync(0);
+    expect(told).toEqual([1, 2]);
+    expect(lastIds(asked)).toEqual([null, "1"]);
   });
 
   it("is silent once it was closed", async () => {

@@ -8,6 +8,8 @@ export type Connection = "connecting" | "live" | "lost" | "over";
 
 /** The server speaks every 15 seconds: one that is silent for so long is gone, though its socket is open. */
 export const SILENT_SECONDS = 40;
+/** Browsers allow a server six connections: a tab that nobody has looked at for so long gives its own back. */
+export const UNSEEN_SECONDS = 30;
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 10_000;
 
@@ -30,13 +32,18 @@ export function follow(taskId: string, last: number, listener: Listener): () => 
   let pause = FIRST_PAUSE;
   let hurry: () => void = () => undefined;
 
+  let seen = Date.now();
+
+  const hidden = () => document.visibilityState === "hidden";
   const silent = () => Date.now() - heard > SILENT_SECONDS * 1000;
+  const unseen = () => hidden() && Date.now() - seen > UNSEEN_SECONDS * 1000;
   const watchdog = setInterval(() => {
-    if (silent()) connection?.abort();
+    if (!hidden()) seen = Date.now();
+    if (silent() || unseen()) connection?.abort();
   }, 1000);
   // Time-outs may have slept as well: whoever comes back should not wait for them.
   const wakeUp = () => {
-    if (document.visibilityState === "hidden") return;
+    if (hidden()) return;
     if (silent()) connection?.abort();
     pause = FIRST_PAUSE;
     hurry();
@@ -115,7 +122,7 @@ export function follow(taskId: string, last: number, listener: Listener): () => 
       pause = Math.min(pause * 2, LONGEST_PAUSE);
       await new Promise<void>((resolve) => {
         hurry = resolve;
-        setTimeout(resolve, wait * (0.75 + Math.random() / 2)); // or all would come back at once
+        if (!unseen()) setTimeout(resolve, wait * (0.75 + Math.random() / 2)); // or all would come back at once
       });
     }
   }

@@ -11,8 +11,9 @@ const FIELDS = [
   "finished_output,error_code,error_message,parent_task_id,metadata,usage,queue_position,pending_reason",
 ].join(",");
 const PAGE = 500;
-/** Milliseconds between two readings, however fast the events come. */
+/** Milliseconds between two readings, however fast the events come; and where the server did not answer. */
 const PAUSE = 500;
+const PAUSE_AWAY = 3000;
 
 export const useTask = defineStore("task", () => {
   const id = ref("");
@@ -86,9 +87,12 @@ export const useTask = defineStore("task", () => {
     } catch (problem) {
       const told = ApiError.of(problem);
       if (id.value === taskId && !task.value && !told.passing) error.value = told;
-      if (told.passing) stale = !!id.value;
+      if (told.passing) {
+        stale = !!id.value;
+        await sleep(PAUSE_AWAY);
+      }
     }
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    await sleep(PAUSE);
   }
 
   return { id, task, steps, events, connection, error, status, ended, call, results, open, leave };
@@ -111,4 +115,8 @@ async function stepsAfter(taskId: string, after: number): Promise<Step[]> {
     next = page.next_after;
   }
   return found;
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
