@@ -100,6 +100,7 @@ def tables(report: Report, storm: Storm, times: list[Recovery], seconds: float) 
             ("seconds", f"{seconds:.0f}"),
             ("steps", str(sum(map(len, report.scene.steps.values())))),
             ("actions carried out", str(actions)),
+            ("times that a human had a job", str(len(report.scene.evidence.takeovers))),
             ("streams", f"{len(streams)}, which came back {broken} times"),
         ],
     )

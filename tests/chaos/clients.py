@@ -7,7 +7,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ import httpx
 import psycopg
 
 from tests.chaos.arena import Arena
-from tests.chaos.invariants import TERMINAL, AnsweredCancel, Evidence, Heard, Report, check
+from tests.chaos.invariants import TERMINAL, AnsweredCancel, Evidence, Heard, Report, Takeover, check
 from tests.conftest import wait_until
 from tests.receiver import receiving
 
@@ -212,6 +212,7 @@ class Clients:
         self.accepted: list[str] = []
         self.streams: list[Stream] = []
         self.cancels: list[AnsweredCancel] = []
+        self.takeovers: list[Takeover] = []
         self.notes: list[str] = []
         """When what was done to whom, for whoever has to find out why."""
         self.retried = 0
@@ -295,6 +296,29 @@ class Clients:
             return None
         self.cancels.append(AnsweredCancel(job_id, answer.json()["status"], datetime.now(UTC)))
         return self.cancels[-1]
+
+    def take_over(self, job_id: str, seconds: float) -> None:
+        """Has a job for so long, and lets it go on; unless it ends before."""
+        status = self._insist(job_id, "takeover")
+        since = datetime.now(UTC)
+        if status is None:
+            return
+        time.sleep(seconds)
+        if status == "human_intervention":
+            self.takeovers.append(Takeover(job_id, since, datetime.now(UTC)))
+        while self._insist(job_id, "resume") is None and job_id in self.unfinished():
+            time.sleep(PAUSE_SECONDS)  # its run is about to stop, or another is to find that it should
+
+    def _insist(self, job_id: str, what: str) -> str | None:
+        """The job's status by the API's answer; None if its state forbids this."""
+        while True:
+            with suppress(httpx.TransportError):
+                answer = self.post(f"/api/agent/task/{job_id}/{what}", {})
+                if answer.status_code == httpx.codes.OK:
+                    return str(answer.json()["status"])
+                if answer.status_code == httpx.codes.CONFLICT:
+                    return None
+            time.sleep(PAUSE_SECONDS)
 
     def make_sandbox(self) -> str:
         """A sandbox for several jobs."""
@@ -386,6 +410,7 @@ class Clients:
                 accepted=tuple(self.known),
                 heard=[stream.heard for stream in self.streams if not stream.refused],
                 cancels=tuple(self.cancels),
+                takeovers=tuple(self.takeovers),
                 watched=tuple(self._watcher.violations),
                 overheard=sorted(self._eavesdropper.found),
                 delivered=frozenset(self.receiver.ids),

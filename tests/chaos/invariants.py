@@ -63,6 +63,15 @@ class AnsweredCancel:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A time in which a job was a human's: from the API's answer to the request to let it go on."""
+
+    job_id: str
+    since: datetime
+    until: datetime
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Where the checker looks, and what the clients noted."""
@@ -78,6 +87,7 @@ class Evidence:
     accepted: Iterable[str]
     heard: Sequence[Heard] = ()
     cancels: Sequence[AnsweredCancel] = ()
+    takeovers: Sequence[Takeover] = ()
     watched: Sequence[str] = ()
     """What a watcher saw that must not be."""
     overheard: Sequence[str] = ()
@@ -357,6 +367,15 @@ def cancels_hold(scene: Scene) -> Found:
             yield "other", f"{cancel.job_id} was answered as cancelled, and {late} were carried out later"
 
 
+def takeovers_hold(scene: Scene) -> Found:
+    """Nothing is done by the agent while a job is a human's."""
+    for taken in scene.evidence.takeovers:
+        since = taken.since + CLOCK_SLACK
+        acts = [act.number for act in scene.acts_of(taken.job_id) if since < act.at < taken.until]
+        if acts:
+            yield "other", f"{taken.job_id} was a human's, and {acts} were carried out"
+
+
 def webhooks_are_told(scene: Scene) -> Found:
     """Every end of a job, and each of its calls for a human, is owed to its receiver once, and came there."""
     for job_id in scene.jobs:
@@ -423,6 +442,7 @@ RULES: dict[str, Callable[[Scene], Found]] = {
     "a terminal status never changes": statuses_are_final,
     "streams: every event once, in order": streams_are_whole,
     "an answered cancel holds": cancels_hold,
+    "an answered takeover holds": takeovers_hold,
     "webhooks: owed once, and delivered": webhooks_are_told,
     "no lease, credentials, receiver at the end": nothing_kept_at_the_end,
     "no secret in Redis, logs or PostgreSQL": no_secret_in_sight,

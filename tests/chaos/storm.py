@@ -251,7 +251,10 @@ class Visitor(threading.Thread):
         for _ in range(self._jobs):
             time.sleep(self._pause * self._generator.uniform(0, 2))
             self._generator.choice(
-                [self._run, self._follow, self._leave_alone, self._leave_alone, self._cancel]
+                [
+                    *(self._run, self._follow, self._cancel, self._take_over),
+                    *(self._leave_alone, self._leave_alone),
+                ]
             )()
 
     def _steps(self) -> int:
@@ -284,6 +287,11 @@ class Visitor(threading.Thread):
             if self._clients.cancel(job_id) is not None:
                 return
             time.sleep(0.2)
+
+    def _take_over(self) -> None:
+        job_id = self._submit()
+        time.sleep(self._generator.uniform(0, 3))
+        self._clients.take_over(job_id, self._generator.uniform(0, 2))
 
 
 @contextmanager
