@@ -149,6 +149,7 @@ def test_all_workers_are_replaced_one_by_one(arena: Arena, scenario: Scenario) -
     assert {outcome(arena, job_id) for job_id in jobs} == {("finished", None)}
 
 
+@pytest.mark.long
 def test_the_second_signal_abandons_an_action_that_hangs(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         sandbox = clients.make_sandbox()
@@ -165,6 +166,7 @@ def test_the_second_signal_abandons_an_action_that_hangs(arena: Arena, scenario:
     assert statuses(arena, job_id)[:2] == ["interrupted", "done"]
 
 
+@pytest.mark.long
 def test_a_burst_of_signals_is_a_signal(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         clients.submit_many(4, steps=20)
@@ -257,6 +259,7 @@ def test_redis_is_killed_under_a_flood_of_messages(arena: Arena, scenario: Scena
         assert [child.exit_code for child in workers] == [None] * len(workers)
 
 
+@pytest.mark.long
 def test_redis_is_frozen(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         clients.submit(steps=30)
@@ -283,6 +286,7 @@ def test_postgres_is_killed_and_comes_back(arena: Arena, scenario: Scenario) -> 
         clients.insist(clients.body)
 
 
+@pytest.mark.long
 def test_postgres_is_away_for_longer_than_a_lease(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         jobs = clients.submit_many(4, steps=30)

@@ -98,6 +98,7 @@ def tasks(system: System) -> Counter[int]:
     return Counter(task["metadata"]["row"] for task in found["tasks"])
 
 
+@pytest.mark.long
 def test_interrupted_and_killed_it_ends_with_one_task_and_one_result_of_each_row(
     system: System, running: Callable[..., Running]
 ) -> None:

@@ -279,6 +279,7 @@ def test_one_process_holds_thousands_of_streams_beside_short_requests(
     assert "Traceback" not in api.log
 
 
+@pytest.mark.long
 def test_a_client_that_does_not_read_is_cut_and_goes_on_where_it_was(
     start_api: Start, work: Work, crowd: Crowd
 ) -> None:
@@ -306,6 +307,7 @@ def test_a_client_that_does_not_read_is_cut_and_goes_on_where_it_was(
     assert "Traceback" not in api.log
 
 
+@pytest.mark.long
 def test_a_client_that_sends_half_a_request_is_not_waited_for(start_api: Start) -> None:
     api = start_api(SSE_SEND_SECONDS="1")
     with socket.create_connection((api.host, api.port), timeout=30) as client:

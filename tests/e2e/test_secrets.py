@@ -437,6 +437,7 @@ def sealed(stage: Stage) -> dict[str, bytes]:
     return {str(task_id): bytes(token) for task_id, token in found}
 
 
+@pytest.mark.long
 def test_no_secret_is_anywhere(tmp_path: Path) -> None:
     known = Secrets()
     with receiving() as receiver, staged(tmp_path, known) as stage:

@@ -267,6 +267,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+@pytest.mark.long
 def test_the_processes_of_an_api_tell_the_sum(
     client: FlaskClient, settings: Settings, tmp_path: Path
 ) -> None:
