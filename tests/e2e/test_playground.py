@@ -344,6 +344,18 @@ def test_what_is_refused_is_said_and_nothing_is_lost(visit: Open, system: System
         expect(page.get_by_role("alert")).to_contain_text("no such task")
 
 
+def test_language_and_looks_are_chosen_and_kept(visit: Open) -> None:
+    page = visit()
+    button(page, "Language").press("Enter")
+    page.get_by_role("menuitemradio", name="中文").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("任务")
+    button(page, "外观").click()
+    page.get_by_role("menuitemradio", name="深色").click()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("任务")
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
+
+
 def test_hostile_text_is_only_text(visit: Open, system: System) -> None:
     hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>{{ 7*7 }} {count} @:app.name"
     call = "finished(content='" + hostile.replace("'", "") + "')"
