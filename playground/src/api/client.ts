@@ -5,7 +5,6 @@ import createClient from "openapi-fetch";
 import type { components, paths } from "./schema";
 
 type Schemas = components["schemas"];
-export type ErrorCode = string;
 export type JobStatus = Schemas["JobStatus"];
 export type TaskSummary = Schemas["TaskSummary"];
 /** Without the conversation, which a page has no use for. */
@@ -21,12 +20,12 @@ export type LybicAuthentication = Schemas["LybicAuthentication"];
 
 /** What the server answered instead of success; `offline` if it did not answer. */
 export class ApiError extends Error {
-  readonly code: ErrorCode;
+  readonly code: string;
   readonly status: number;
   /** Seconds after which it may be tried again, where the server says so. */
   readonly retryAfter: number | undefined;
 
-  constructor(code: ErrorCode, message: string, status = 0, retryAfter?: number) {
+  constructor(code: string, message: string, status = 0, retryAfter?: number) {
     super(message);
     this.code = code;
     this.status = status;

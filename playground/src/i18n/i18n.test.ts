@@ -24,6 +24,19 @@ it("says the same in both languages, about the same things", () => {
   expect(chinese.size).toBe(texts(en).length);
 });
 
+it("says nothing that no view says", () => {
+  const files = import.meta.glob<string>(["../**/*.{vue,ts}", "!./{en,zh}.ts"], {
+    query: "?raw",
+    import: "default",
+    eager: true,
+  });
+  const code = Object.values(files).join("\n");
+  const parent = (path: string) => path.slice(0, path.lastIndexOf(".") + 1);
+  const said = (path: string) =>
+    [`"${path}"`, `'${path}'`, `\`${parent(path)}\${`].some((one) => code.includes(one));
+  expect(texts(en).filter(([path]) => !said(path))).toEqual([]);
+});
+
 it("every text can be read by the formatter", () => {
   for (const locale of locales) {
     i18n.global.locale.value = locale;

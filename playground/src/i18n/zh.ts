@@ -1,7 +1,7 @@
 import type { Messages } from ".";
 
 export const zh: Messages = {
-  app: { name: "Lybic GUI 智能体", skip: "跳到正文", menu: "菜单" },
+  app: { name: "Lybic GUI 智能体", skip: "跳到正文" },
   nav: { tasks: "任务", create: "新建任务", sandboxes: "沙箱", docs: "接口", main: "主导航" },
   preferences: {
     language: "语言",
@@ -11,10 +11,7 @@ export const zh: Messages = {
   },
   common: {
     cancel: "取消",
-    close: "关闭",
     retry: "重试",
-    copy: "复制",
-    copied: "已复制",
     loading: "加载中…",
     back: "返回任务列表",
     optional: "可选",
@@ -42,14 +39,12 @@ export const zh: Messages = {
     title: "任务",
     search: "搜索指令或任务编号",
     filter: "显示",
-    all: "全部",
     total: "没有任务 | {count} 个任务 | {count} 个任务",
     atLeast: "至少 {count} 个任务",
     empty: "还没有任务。告诉智能体要做什么，然后观看它工作。",
     emptyFiltered: "没有符合条件的任务。请更改筛选条件或搜索其他内容。",
     first: "提交第一个任务",
     steps: "{count} 步 | {count} 步",
-    label: "标签",
     withoutLabel: "也显示没有标签 {label} 的任务",
     clear: "清除筛选",
     followUp: "后续任务",
@@ -110,10 +105,6 @@ export const zh: Messages = {
     details: "详情",
     noSteps: "还没有步骤。",
     noEvents: "还没有事件。",
-    follow: "最新",
-    thought: "思考",
-    action: "动作",
-    noAction: "没有动作",
     took: "模型 {model},动作 {action}",
     tookModel: "模型 {model}",
     feedback: "告知智能体",
@@ -133,7 +124,6 @@ export const zh: Messages = {
     },
     output: "结果",
     found: "过程中的发现",
-    saved: "已记录",
     calls: "智能体请求您的帮助",
     why: "结束原因",
     report: "报告",
@@ -176,7 +166,6 @@ export const zh: Messages = {
       os: "系统",
     },
     queue: "排在第 {position} 位",
-    notFound: "没有这个任务，或它不属于您。",
   },
   sandboxes: {
     title: "沙箱",
