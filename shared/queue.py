@@ -7,10 +7,13 @@ doubling it is harmless, since the claim is a conditional UPDATE and the sweeper
 import logging
 from collections import deque
 from collections.abc import Sequence
+from functools import partialmethod
 from threading import Event, Lock, Thread
 from uuid import UUID
 
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 from kombu.entity import Queue
 
 from shared.breaker import Breaker
@@ -26,11 +29,24 @@ MOST_WAITING = 10_000
 MOST_AT_ONCE = 20
 """Requests that came meanwhile are next, and not after a batch of a thousand."""
 CLOSE_SECONDS = 5.0
+CONNECT_AGAIN_SECONDS = 2
+
+
+class SteadyConnection(Connection):
+    """How a worker that lost Redis looks for it: every two seconds. kombu's pauses grow to half a minute."""
+
+    ensure_connection = partialmethod(Connection.ensure_connection, interval_max=CONNECT_AGAIN_SECONDS)
+
+
+class SteadyAMQP(AMQP):
+    """Celery's way to name another class of connections."""
+
+    Connection = SteadyConnection
 
 
 def make_celery(settings: RedisSettings) -> Celery:
     """The Celery application, for publishing (API) and consuming (workers)."""
-    app = Celery("guiagent", broker=settings.url.get_secret_value(), set_as_current=False)
+    app = Celery("guiagent", broker=settings.url.get_secret_value(), set_as_current=False, amqp=SteadyAMQP)
     app.conf.update(
         task_default_queue=QUEUE,
         # No acknowledgements: late ones run a job twice on a connection blip and three times when it outlives

@@ -258,11 +258,10 @@ class Arena:
         held = "SELECT id, run FROM jobs WHERE status = 'running' AND lease_owner = %s"
         return {str(job_id): run for job_id, run in self.query(held, worker.owner)}
 
-    def messages_taken(self) -> int:
-        """How often the workers asked for a message since Redis was started."""
+    def listeners(self) -> int:
+        """How many workers have asked Redis for a message, on the connections that they have now."""
         with Redis.from_url(self.valkey.url, socket_timeout=5) as redis:
-            said = redis.info("commandstats")
-        return sum(int(said.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("brpop", "rpop"))
+            return sum(client["cmd"] == "brpop" for client in redis.client_list())
 
     def wait_ready(self) -> None:
         """Returns when every process does its work."""
