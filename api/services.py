@@ -1,6 +1,7 @@
 """What the routes share: made once per process, found through the application."""
 
 from functools import cached_property
+from threading import Lock
 from typing import cast
 
 from celery import Celery
@@ -40,11 +41,17 @@ class Services:
         self.hub = WakeHub(settings.redis)
         self.celery: Celery = make_celery(settings.redis)
         self.dispatcher = Dispatcher(self.celery)
+        self._portal: Portal | None = None
+        self._starting = Lock()
 
-    @cached_property
+    @property
     def portal(self) -> Portal:
         """Started at the first call to Lybic, in the process that makes it."""
-        return Portal()
+        # Not a `cached_property`: greenlets pass its lock, and a second event loop can't run in their thread.
+        with self._starting:
+            if self._portal is None:
+                self._portal = Portal()
+            return self._portal
 
     @cached_property
     def screens(self) -> Screens:
@@ -61,8 +68,8 @@ class Services:
 
     def close(self) -> None:
         """Lets go of every connection."""
-        if "portal" in vars(self):
-            self.portal.close()
+        if self._portal is not None:
+            self._portal.close()
         self.hub.close()
         self.redis.close()
         self.dispatcher.close()
