@@ -1,5 +1,6 @@
 """Real servers for the tests: one PostgreSQL and one Valkey per test process, a cloned database per test."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ TEMPLATE = "template_guiagent"
 
 hypothesis_settings.register_profile("unhurried", deadline=None)  # the processes share few cores
 hypothesis_settings.load_profile("unhurried")
+
+# Shells have commands in the background ignore it, and so would all that the tests start and send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], T], seconds: float = 20) -> T:
