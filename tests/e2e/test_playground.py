@@ -170,6 +170,23 @@ def test_a_task_is_submitted_watched_to_its_end_and_replayed(visit: Open, system
     expect(report.value.locator("body")).to_contain_text(task_id)
 
 
+def test_a_task_is_submitted_again_however_long_its_instruction(visit: Open, system: System) -> None:
+    instruction = "Look around.\n" * 700 + "script> finished(content='It is done.')"
+    page = visit(f"/tasks/{system.done(instruction)['task_id']}")
+    button(page, "Run again").click()
+    field = page.get_by_label("What should the agent do?")
+    expect(field).to_have_value(instruction)
+    page.reload()
+    expect(field).to_have_value(instruction)
+    field.fill("")
+    field.press("Control+Enter")
+    assert page.url.endswith("/new"), "nothing is sent without an instruction"
+    field.fill("script> finished(content='Done again.')")
+    field.press("Control+Enter")
+    task_of(page)
+    expect(page.locator(".notice.good")).to_contain_text("Done again.")
+
+
 def test_a_reload_in_the_midst_of_a_task_loses_nothing(visit: Open, system: System) -> None:
     task_id = system.submit(looking_around(60, 0.3))
     page = visit(f"/tasks/{task_id}")
