@@ -284,7 +284,8 @@ def test_a_person_takes_over_acts_and_hands_back(visit: Open, system: System) ->
 def test_with_keys_a_person_signs_in_and_sees_only_their_own(visit: Open, system: System) -> None:
     stranger = system.done("Open notepad and type Hello World")["task_id"]
     with another_api(system, API_KEYS="required") as api:
-        key = make_key(system.stack._environment["POSTGRES_CONNECTION_STRING"])
+        database = system.stack._environment["POSTGRES_CONNECTION_STRING"]
+        key = make_key(database)
         page = visit("/new", url_of(api))
         page.get_by_label("API key").fill("gak_wrong")
         button(page, "Sign in").click()
@@ -307,6 +308,10 @@ def test_with_keys_a_person_signs_in_and_sees_only_their_own(visit: Open, system
         assert key not in page.evaluate(
             "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
         )
+        page.get_by_label("API key").fill(make_key(database, "others"))
+        button(page, "Sign in").click()
+        page.get_by_role("link", name="Tasks", exact=True).click()
+        expect(page.get_by_text("No task yet.")).to_be_visible()
 
 
 def test_the_list_is_live_and_finds_tasks(visit: Open, system: System) -> None:

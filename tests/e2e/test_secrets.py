@@ -332,11 +332,11 @@ def staged(folder: Path, known: Secrets) -> Iterator[Stage]:
         yield stage
 
 
-def make_key(url: str) -> str:
+def make_key(url: str, name: str = "tests") -> str:
     """An API key of our own."""
     db = Database.connect(StorageSettings(url=SecretStr(url)), name="tests")
     with db.transaction() as session:
-        key = api_keys.create(session, "tests")
+        key = api_keys.create(session, name)
     db.close()
     return key
 

@@ -19,12 +19,6 @@ export function picture(address: string): Promise<string> {
   return known;
 }
 
-/** Lets go of all, as somebody else may look on from here. */
-export function forgetPictures(): void {
-  for (const url of kept.values()) url.then(URL.revokeObjectURL, () => undefined);
-  kept.clear();
-}
-
 async function load(address: string): Promise<string> {
   try {
     const response = await authorizedFetch(address);

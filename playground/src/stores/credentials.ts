@@ -5,10 +5,8 @@ import { computed, reactive } from "vue";
 
 import type { LybicAuthentication, NewTask } from "@/api/client";
 
-const NONE = { lybicKey: "", lybicOrg: "", lybicEndpoint: "", modelKey: "" };
-
 export const useCredentials = defineStore("credentials", () => {
-  const given = reactive({ ...NONE });
+  const given = reactive({ lybicKey: "", lybicOrg: "", lybicEndpoint: "", modelKey: "" });
 
   const authentication = computed<LybicAuthentication | undefined>(() =>
     given.lybicKey && given.lybicOrg
@@ -22,9 +20,5 @@ export const useCredentials = defineStore("credentials", () => {
     ark_apikey: given.modelKey || undefined,
   }));
 
-  function forget(): void {
-    Object.assign(given, NONE);
-  }
-
-  return { given, authentication, forTask, forget };
+  return { given, authentication, forTask };
 });

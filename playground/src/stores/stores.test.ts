@@ -1,5 +1,5 @@
 import { createPinia, setActivePinia } from "pinia";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi, type MockInstance } from "vitest";
 
 import { authorize } from "@/api/client";
 import { answering, failing, json } from "@/testing";
@@ -32,36 +32,37 @@ const page = (ids: string[], next: string | null = null) =>
 describe("the session", () => {
   const info = json({ success: true, api_keys: "required", limits: {} });
 
-  it("keeps a good key for the tab, and no other", async () => {
-    answering(failing(401, "unauthenticated", "unknown key"), info);
-    const session = useSession();
-    expect(await session.signIn("bad")).toBe(false);
-    expect([session.refused, sessionStorage.length]).toEqual([true, 0]);
-    expect(await session.signIn("good")).toBe(true);
-    expect([session.refused, session.keyed, sessionStorage.getItem("guiagent.key")]).toEqual([
-      false,
-      true,
-      "good",
-    ]);
-    expect(localStorage.length).toBe(0);
+  let reload: MockInstance;
+
+  beforeEach(() => {
+    reload = vi.spyOn(location, "reload").mockImplementation(() => undefined);
   });
 
-  it("forgets all at the end", async () => {
-    const asked = answering(info);
+  it("begins anew with a good key, kept for the tab, and with no other", async () => {
+    const asked = answering(failing(401, "unauthenticated", "unknown key"), info, info);
     const session = useSession();
-    const credentials = useCredentials();
+    await expect(session.signIn("bad")).rejects.toThrow("unknown key");
+    expect([reload.mock.calls.length, sessionStorage.length]).toEqual([0, 0]);
     await session.signIn("good");
-    credentials.given.lybicKey = "sk";
-    session.signOut();
-    expect([session.info, sessionStorage.length, credentials.given.lybicKey]).toEqual([undefined, 0, ""]);
+    expect([reload.mock.calls.length, sessionStorage.getItem("guiagent.key")]).toEqual([1, "good"]);
+    expect(localStorage.length).toBe(0);
     await session.start();
-    expect(asked.at(-1)?.headers.get("Authorization")).toBeNull();
+    expect([session.refused, session.keyed]).toEqual([false, true]);
+    expect(asked.at(-1)?.headers.get("Authorization")).toBe("Bearer good");
+  });
+
+  it("leaves nothing behind at its end", () => {
+    sessionStorage.setItem("guiagent.key", "good");
+    useSession().signOut();
+    expect([reload.mock.calls.length, sessionStorage.length]).toEqual([1, 0]);
   });
 
   it("is over when a key was revoked", async () => {
+    sessionStorage.setItem("guiagent.key", "good");
     answering(info, failing(401, "unauthenticated"));
     const session = useSession();
-    await session.signIn("good");
+    await session.start();
+    expect(session.refused).toBe(false);
     await useTasks().refresh();
     expect(session.refused).toBe(true);
   });
