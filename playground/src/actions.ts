@@ -5,7 +5,7 @@ export type Action = Record<string, unknown>;
 const WHOLE = 10_000;
 const WHEEL_STEP = 100;
 /** Pixels that a pointer may move in a click. */
-const STEADY = 6;
+export const STEADY = 6;
 const LONG_PRESS = 600;
 const BUTTONS: Record<number, string> = { 2: ":right", 4: ":middle" };
 const OBJECTS = ["content", "keys", "key", "name", "packageName", "direction"];

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
@@ -262,8 +263,15 @@ def test_a_person_takes_over_acts_and_hands_back(visit: Open, system: System) ->
 
     page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.25)
     [click] = acted(1)
-    page.get_by_label("Type into the sandbox").fill("as a person does")
+    fault = {"on": "execute", "sandbox_id": sandbox, "status": 400}
+    httpx.post(f"{system.stack.sandbox}/simulated/faults", json=fault, trust_env=False).raise_for_status()
+    field = page.get_by_label("Type into the sandbox")
+    field.fill("as a person does")
     button(page, "Send").first.click()
+    expect(page.locator(".toast.failed")).to_be_visible()
+    expect(field).to_have_value("as a person does")
+    button(page, "Send").first.click()
+    expect(field).to_have_value("")
     button(page, "Esc").click()
     _, typed, key = acted(3)
     assert click["type"] == "mouse:click"
