@@ -71,14 +71,17 @@ def kill_worker(system: System) -> None:
     system.stack._workers[0].child.kill()
 
 
-def tended(system: System, condition: Callable[[], T]) -> T:
-    """Waits for the condition, while whatever died is started again."""
+def tended(system: System, condition: Callable[[], T | None]) -> T:
+    """Waits for the condition, while whatever died is started again: other tests need it as well."""
 
-    def look() -> T:
+    def look() -> T | None:
         system.stack.tend()
-        return condition()
+        alive = all(worker.child.exit_code is None for worker in system.stack._workers)
+        return condition() if alive else None
 
-    return wait_until(look, seconds=40)
+    found = wait_until(look, seconds=40)
+    assert found is not None
+    return found
 
 
 # --- sandboxes ------------------------------------------------------------------------------------------
@@ -119,7 +122,6 @@ def test_a_worker_that_dies_right_after_it_made_a_sandbox_leaves_no_second_one(s
     (made,) = wait_until(lambda: boxes_of(system, task_id))
     kill_worker(system)
     result = tended(system, lambda: found if (found := system.status(task_id))["finished_output"] else None)
-    assert result is not None
     assert (result["status"], box(result)) == ("finished", made)
     wait_until(lambda: gone(system, made))
     assert boxes_of(system, task_id) == [made]
@@ -232,7 +234,6 @@ def test_the_worker_may_die_while_a_human_helps_and_the_pause_does_not_count(sys
     rows(system, f"UPDATE jobs SET {hours} WHERE id = %s", task_id)
     resume(system, task_id, "done")
     result = tended(system, lambda: found if (found := system.status(task_id))["finished_output"] else None)
-    assert result is not None
     assert (result["status"], box(result)) == ("finished", box(waiting))
     assert [action["x"]["numerator"] for action in system.executed(box(result))] == [1, 2]
 
