@@ -13,6 +13,7 @@ from shared import jobs
 from shared.errors import JobConflict
 from shared.models import Job
 from shared.schemas import Credentials
+from shared.states import JobStatus
 
 CURSOR = "X-Cursor"
 PREVIEW = {
@@ -56,6 +57,7 @@ def _sandbox(job: Job) -> tuple[str, bytes]:
     """The sandbox that the job works in, and its encrypted credentials. Raises `JobConflict`."""
     if job.credentials is None:
         raise JobConflict(f"task {job.id} has ended: there are no more previews of its screen")
-    if job.sandbox is None or job.sandbox_id is None:
+    known = job.sandbox is not None or job.status == JobStatus.HUMAN_INTERVENTION  # it may not be known yet
+    if not known or job.sandbox_id is None:
         raise JobConflict(f"task {job.id} has no sandbox yet")
     return job.sandbox_id, job.credentials

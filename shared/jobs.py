@@ -376,8 +376,8 @@ def _requested() -> Statement:
 # --- ending ---------------------------------------------------------------------------------------------
 
 
-def call_human(session: Session, lease: Lease, content: str, **more: Any) -> None:
-    """The run ends, and the job waits for a human; unless somebody asked to cancel it by now.
+def call_human(session: Session, lease: Lease, content: str, **more: Any) -> bool:
+    """The run ends, and the job waits for a human; unless somebody asked to cancel it by now: then False.
 
     `content` is why, with `more` for the event.
     """
@@ -385,6 +385,7 @@ def call_human(session: Session, lease: Lease, content: str, **more: Any) -> Non
     # Nobody would look for that again while the job waits.
     cancelled = session.scalar(asked) is not None
     carry_out(session, writes.cancelled(lease) if cancelled else writes.called_human(lease, content, **more))
+    return not cancelled
 
 
 def request_cancel(session: Session, job_id: UUID, *, owner: UUID | None = None) -> Job:

@@ -157,8 +157,10 @@ def _held() -> ColumnElement[bool]:
     )
 
 
-COUNTS = Statement.of(select(JOBS.c.event_count, JOBS.c.step_count).where(_held()))
-"""How many events and steps the job of a lease has, in one row, or none where the lease does not hold."""
+STATE = Statement.of(
+    select(JOBS.c.event_count, JOBS.c.step_count, *(JOBS.c[name] for name in REQUESTED)).where(_held())
+)
+"""How many events and steps the job of a lease has, and `REQUESTED`; no row where the lease does not hold."""
 
 
 def _told(job: CTE) -> CTE:

@@ -20,7 +20,7 @@ from shared.errors import LeaseLost
 from shared.events import NewEvent
 from shared.models import Step
 from shared.schemas import SandboxInfo, Usage
-from shared.statements import COUNTS, Part, now
+from shared.statements import STATE, Part, now
 from shared.states import JobStatus, Request, StepStatus
 
 INTERRUPTED = "The run was interrupted here: this action may or may not have happened. Look at the screen."
@@ -54,7 +54,11 @@ class Progress:
 
 
 class AlreadyWritten(Exception):
-    """This very write was committed by an earlier attempt."""
+    """This very write was committed by an earlier attempt; `request` is what is asked of the run by now."""
+
+    def __init__(self, request: Request | None) -> None:
+        super().__init__()
+        self.request = request
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,10 @@ class Write:
     after: Progress | None
     """The counts of the job when it is done, if they were known before."""
 
-    def refusal(self, counts: Sequence[int] | None) -> LeaseLost | AlreadyWritten:
-        """What to raise where it is refused, by what `COUNTS` gives for its lease then."""
-        if self.after and counts and tuple(counts) == (self.after.events, self.after.steps):
-            return AlreadyWritten()
+    def refusal(self, state: Sequence[Any] | None) -> LeaseLost | AlreadyWritten:
+        """What to raise where it is refused, by what `STATE` gives for its lease then."""
+        if self.after and state and tuple(state[:2]) == (self.after.events, self.after.steps):
+            return AlreadyWritten(Request.of(state[2], state[3]))
         return LeaseLost(f"run {self.lease.run} of task {self.lease.job_id} does not hold it any more")
 
 
@@ -80,7 +84,7 @@ def carry_out(session: Session, write: Write) -> Request | None:
     """Returns what somebody asked of the run. Raises `LeaseLost` and `AlreadyWritten`."""
     written = write.statement.execute(session, write.given).one_or_none()
     if written is None:
-        raise write.refusal(COUNTS.execute(session, write.lease.given).one_or_none())
+        raise write.refusal(STATE.execute(session, write.lease.given).one_or_none())
     return Request.of(written.cancel_requested_at, written.takeover_requested_at)
 
 

@@ -88,18 +88,24 @@ class StepLoop:
             decision = await self._decide(observation)
             if decision is None:
                 if self.recorder.unusable() >= ATTEMPTS:
-                    return Failed("model_output_invalid", f"no usable answer in {ATTEMPTS} attempts")
+                    return self._failed("model_output_invalid", f"no usable answer in {ATTEMPTS} attempts")
                 continue
             times = await repetition.count(_deeds(decision), observation)
             seen = await self._carry_out(decision, times)
             if self.recorder.failures() >= ATTEMPTS:
-                return Failed("sandbox_error", f"{ATTEMPTS} steps in a row failed in the sandbox")
+                return self._failed("sandbox_error", f"{ATTEMPTS} steps in a row failed in the sandbox")
             if decision.control and not self.recorder.failures():
                 return ended(decision.control)
             if times >= self.bounds.loop_limit:
-                return Failed("loop_detected", f"the same {times} times, on a screen that does not change")
+                said = f"the same {times} times, on a screen that does not change"
+                return self._failed("loop_detected", said)
             if decision.actions:
                 observation = await self._settled(observation, seen, decision)
+
+    def _failed(self, code: str, message: str) -> Failed:
+        """The end of a job that is stuck; unless a person asked for it meanwhile, and that may be why."""
+        self.stop.check_asked()
+        return Failed(code, message)
 
     async def _observe(self) -> Observation:
         return await self._recorded(await self.sandbox.observe())

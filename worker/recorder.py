@@ -174,8 +174,8 @@ class JobRecorder:
         """Commits the write once, and wakes whoever follows the job."""
         try:
             result = await persist(how or partial(self._storage.carry_out, write), self._stop)
-        except AlreadyWritten:
-            result = None
+        except AlreadyWritten as written:
+            result = written.request
         assert write.after  # noqa: S101 - its counts are known
         self._progress = write.after
         if write.tells:

@@ -337,21 +337,24 @@ class Runner:
         """Writes the end of the run: status and last event in one transaction."""
         if outcome is Reason.LEASE_LOST:
             raise LeaseLost("the lease was lost")
+        called = True
         if isinstance(outcome, NeedsHuman):
-            await self._call_human(lease, stop, outcome.content)
+            called = await self._call_human(lease, stop, outcome.content)
         elif outcome is Reason.TAKEN_OVER:
-            await self._call_human(lease, stop, events.TAKEN_OVER, taken_over=True)
+            called = await self._call_human(lease, stop, events.TAKEN_OVER, taken_over=True)
         else:
             await self._persist(_end(lease, outcome), stop)
+        if not called:
+            outcome = Reason.CANCELLED
         self._wakes.wake(lease.job_id)
         count_end(outcome)
         end = outcome.name if isinstance(outcome, Reason) else type(outcome).__name__
         annotate({"guiagent.end": end})
         log.info("ended: %s", end)
 
-    async def _call_human(self, lease: Lease, stop: Stop, content: str, **more: Any) -> None:
+    async def _call_human(self, lease: Lease, stop: Stop, content: str, **more: Any) -> bool:
         call = partial(jobs.call_human, lease=lease, content=content, **more)
-        await persist(partial(self._storage.transaction, call), stop)
+        return await persist(partial(self._storage.transaction, call), stop)
 
 
 def _end(lease: Lease, outcome: Finished | Failed | Reason) -> Write:

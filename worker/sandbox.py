@@ -89,7 +89,12 @@ class Life:
         return time.time() > max(self._ends - self._margin, self._later)
 
     async def extend(self) -> None:
-        """Gives the sandbox its whole span again; failing to is logged. Raises `SandboxLost`."""
+        """Gives the sandbox its whole span again, unless it has a longer one; failing to is logged.
+
+        Raises `SandboxLost`.
+        """
+        if self._ends > time.time() + self._seconds:
+            return
         try:
             await self._service.extend_life(self._id, self._seconds)
             self._ends = time.time() + self._seconds

@@ -85,6 +85,12 @@ class Stop:
             raise Stopped(reason)
         self.progressed = time.monotonic()
 
+    def check_asked(self) -> None:
+        """Raises `Stopped` if a person asked for it."""
+        reason = self.reason
+        if reason is not None and reason in ASKED.values():
+            raise Stopped(reason)
+
     async def sleep(self, seconds: float) -> None:
         """Pauses the run; raises `Stopped` as soon as it is told to stop."""
         await self.wait_for(asyncio.sleep(seconds))

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from shared.db import AsyncDatabase, Database
 from shared.errors import LeaseLost, StorageUnavailable
-from shared.statements import COUNTS
+from shared.statements import STATE
 from shared.states import Request
 from shared.writes import Write
 from worker.stop import Stop
@@ -42,7 +42,7 @@ class Storage:
         """As `shared.writes.carry_out`, in a transaction of its own."""
         written = await self._writes.fetch_one(write.statement, write.given)
         if written is None:
-            raise write.refusal(await self._writes.fetch_one(COUNTS, write.lease.given))
+            raise write.refusal(await self._writes.fetch_one(STATE, write.lease.given))
         return Request.of(written[0], written[1])
 
     async def transaction(self, work: Callable[[Session], T]) -> T:

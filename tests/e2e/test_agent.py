@@ -290,6 +290,16 @@ def test_a_human_takes_over_and_gives_it_back(system: System) -> None:
     assert open_step == {step["number"] for step in steps if step["status"] == "interrupted"}
 
 
+def test_a_human_who_takes_over_shortens_no_life(system: System) -> None:
+    mine = system.http.post("/api/sandbox/create", json={"maxLifeSeconds": 80_000}).json()["sandbox_id"]
+    task_id = system.submit(script("hang 60", "wait()"), sandbox_id=mine)
+    wait_until(lambda: system.status(task_id)["sandbox_info"])
+    assert take_over(system, task_id)["status"] == "human_intervention"
+    left = datetime.fromisoformat(system.desktop(mine)["expiresAt"]) - datetime.now(UTC)
+    assert left > timedelta(seconds=70_000)
+    system.http.post("/api/agent/cancel", json={"task_id": task_id})
+
+
 def test_a_human_takes_over_before_the_first_step(system: System) -> None:
     fault(system, on="preview", when="before", delay=60)
     task_id = system.submit(script(CLICK, "finished(content='ok')"))

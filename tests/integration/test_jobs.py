@@ -220,8 +220,11 @@ def test_a_write_whose_answer_was_lost_is_not_done_twice(db: Database, submit: S
     told_once = [events.thinking("x", 1)]
     with db.transaction() as session:
         writes.carry_out(session, writes.new_step(lease, a_step(1), Usage(model_calls=1), told_once, before))
-    with pytest.raises(AlreadyWritten), db.transaction() as session:
+    with db.transaction() as session:
+        jobs.request_takeover(session, lease.job_id)
+    with pytest.raises(AlreadyWritten) as written, db.transaction() as session:
         writes.carry_out(session, writes.new_step(lease, a_step(1), Usage(model_calls=1), told_once, before))
+    assert written.value.request is Request.TAKEOVER, "what was asked meanwhile is not missed"
     job = read(db, lease.job_id)
     assert (job.event_count, job.step_count, job.model_calls) == (3, 1, 1)
 

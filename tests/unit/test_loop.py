@@ -299,6 +299,23 @@ def test_a_stop_is_obeyed_before_the_next_action() -> None:
 # --- bounds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reason", [Reason.TAKEN_OVER, Reason.CANCELLED])
+def test_who_asks_for_a_job_that_is_stuck_has_it_rather_than_an_error(reason: Reason) -> None:
+    scene = Scene([CLICK], errors=[OutcomeUnknown("lost")] * 3)
+    act = scene.sandbox.act
+
+    async def asked(actions: Sequence[Action], *, look: bool) -> Observation | None:
+        if len(scene.sandbox.errors) == 1:
+            scene.stop.set(reason)  # while its last chance is under way
+        return await act(actions, look=look)
+
+    scene.sandbox.act = asked  # type: ignore[method-assign]
+    with pytest.raises(Stopped) as stopped:
+        scene.run()
+    assert stopped.value.reason is reason
+    assert scene.statuses == [StepStatus.UNKNOWN] * 3
+
+
 def test_the_same_on_a_screen_that_does_not_change_is_told_and_then_ends() -> None:
     scene = Scene([CLICK], looks=["still"])
     outcome = scene.run()
