@@ -24,8 +24,8 @@ from api.requests import lybic_credentials
 from api.schemas import CreateSandboxRequest, DeleteSandboxRequest, ListSandboxesRequest
 from api.services import Services, services
 from shared import listing
-from shared.errors import JobConflict, SandboxError, SandboxNotFound
-from shared.sandboxes import SandboxService
+from shared.errors import JobConflict, SandboxError, SandboxLost, SandboxNotFound
+from shared.sandboxes import SandboxService, job_of
 from shared.schemas import LybicCredentials, SandboxInfo, sandbox_key
 
 ERRORS = error_answers(400, 401, 403, 413, 429, 500, 502, 503)
@@ -76,7 +76,8 @@ def list_sandboxes(body: ListSandboxesRequest) -> Response:
     with here.db.transaction() as session:
         keys = _callers(session, body, keyed)
         shown = {key: one for key, one in keyed.items() if key in keys}
-        drivers = listing.drivers(session, caller().key_id, shown)
+        made_for = {key: job for key, one in shown.items() if (job := job_of(one.name))}
+        drivers = listing.drivers(session, caller().key_id, shown, made_for)
     views = [
         SandboxView(**one.model_dump(), task_id=str(drivers[key]) if key in drivers else None)
         for key, one in list(shown.items())[:MOST_LISTED]
@@ -89,14 +90,20 @@ def delete(body: DeleteSandboxRequest) -> Response:
     """End a sandbox that no active task works in or waits for."""
     here, wanted = services(), body.sandbox_id
     credentials = lybic_credentials(body.authentication, here.settings)
-    key = sandbox_key(credentials, wanted)
+    key, service = sandbox_key(credentials, wanted), _service(here, credentials)
+    nothing = SandboxNotFound(f"there is no sandbox {wanted}")
     with here.db.transaction() as session:
         if not _callers(session, body, {key}):
-            raise SandboxNotFound(f"there is no sandbox {wanted}")
-        if listing.is_needed(session, key):
+            raise nothing
+    try:  # before anything is told of it: the credentials may be invented
+        made_for = job_of(here.portal.call(service.name, wanted))
+    except SandboxLost:
+        raise nothing from None
+    with here.db.transaction() as session:
+        if listing.is_needed(session, key, made_for):
             raise JobConflict(f"an active task needs sandbox {wanted}: cancel it first")
-    if not here.portal.call(_service(here, credentials).delete, wanted):
-        raise SandboxNotFound(f"there is no sandbox {wanted}")
+    if not here.portal.call(service.delete, wanted):
+        raise nothing
     return reply(DeletedSandboxAnswer(sandbox_id=wanted, message=f"Sandbox {wanted} deleted"))
 
 

@@ -318,8 +318,8 @@ class ListQuery(Request):
     q: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_storable)] | None = Field(
         None,
         description="Only tasks whose instruction has this text, in small letters or capitals, or whose id "
-        "begins with it (from 4 characters on). It is looked for among the newest 10,000 that owner and "
-        "status leave; if there are more, `total_is_exact` is false.",
+        "begins with it (from 4 characters on). It is looked for in the first 2,000 characters, among the "
+        "newest 10,000 that owner and status leave; if there are more, `total_is_exact` is false.",
         examples=["notepad"],
     )
     limit: int = Field(50, ge=1, le=LARGEST_PAGE)

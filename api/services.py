@@ -43,6 +43,7 @@ class Services:
         self.dispatcher = Dispatcher(self.celery)
         self._portal: Portal | None = None
         self._starting = Lock()
+        self.screens = Screens(self.redis, self.vault, lambda: self.portal, self.screenshot_hosts)
 
     @property
     def portal(self) -> Portal:
@@ -52,11 +53,6 @@ class Services:
             if self._portal is None:
                 self._portal = Portal()
             return self._portal
-
-    @cached_property
-    def screens(self) -> Screens:
-        """Made at the first preview, as the portal is."""
-        return Screens(self.redis, self.vault, self.portal, self.screenshot_hosts)
 
     @cached_property
     def pictures(self) -> PictureStore | None:

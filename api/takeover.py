@@ -119,4 +119,7 @@ def _stopped(wanted: UUID, error: GuiAgentError, done: int) -> Response:
     """Answered rather than raised: then it would be logged, and Lybic may repeat what was typed."""
     log.warning("task %s: a human's action %d: %s", wanted, done + 1, error.code)
     unknown = {"outcome_unknown": True} if isinstance(error, OutcomeUnknown) else {}
-    return answer(status_of(error), error.code, error.message, {**error.details, "done": done, **unknown})
+    response = answer(status_of(error), error.code, error.message, {**error.details, "done": done, **unknown})
+    if done or unknown:  # the same request would do some of it twice
+        response.headers.pop("Retry-After", None)
+    return response

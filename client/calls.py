@@ -226,7 +226,8 @@ def tasks(
 ) -> Call[Page[Task]]:
     """List tasks, newest first, at most `limit`: those in one of the statuses, with all of the labels.
 
-    `q`: whose instruction has this text, or whose id begins with it; among the newest 10,000.
+    `q`: whose instruction has this text in its first 2,000 characters, or whose id begins with it; among the
+    newest 10,000.
     """
     wanted = list(status)
     size = min(LARGEST_PAGE, LARGEST_PAGE if limit is None else limit)

@@ -42,7 +42,7 @@ from sqlalchemy.orm import Session, aliased
 from shared import disposal, events, statements, writes
 from shared.conversation import Turn
 from shared.db import Statement
-from shared.errors import IdempotencyConflict, JobConflict, JobNotFound
+from shared.errors import IdempotencyConflict, InvalidRequest, JobConflict, JobNotFound
 from shared.models import Event, Job, Step
 from shared.schemas import NewJob, sandbox_key
 from shared.statements import JOBS, REQUESTED, in_state, now
@@ -447,6 +447,7 @@ def request_takeover(session: Session, job_id: UUID, *, owner: UUID | None = Non
     return job
 
 
+MOST_ADVICE = 300_000
 RESUMED = "The user has helped. Look at the screen and go on."
 
 
@@ -474,12 +475,16 @@ def resume(session: Session, job_id: UUID, message: str | None, *, owner: UUID |
 
 
 def _advise(session: Session, job: Job, message: str) -> None:
-    """The model is told with its last step, after what that came to; before the first, at the outset."""
-    if job.step_count == 0:
-        job.advice = f"{job.advice}\n\n{message}" if job.advice else message
-        return
-    session.execute(
-        update(Step)
-        .where(Step.job_id == job.id, Step.number == job.step_count)
-        .values(feedback=func.concat_ws("\n\n", Step.feedback, message))
-    )
+    """The model is told with its last step, after what that came to; before the first, at the outset.
+
+    Raises `InvalidRequest` where it was told too much since: a job may be taken over and resumed for ever.
+    """
+    last = session.get(Step, (job.id, job.step_count)) if job.step_count else None
+    told = "\n\n".join(filter(None, (last.feedback if last else job.advice, message)))
+    if len(told) > MOST_ADVICE:
+        said = f"the agent was told {MOST_ADVICE} characters since its last step: it takes no more"
+        raise InvalidRequest(said, field="message")
+    if last:
+        last.feedback = told
+    else:
+        job.advice = told

@@ -5,7 +5,7 @@ costs must not hang on whether PostgreSQL guesses how they are spread: so each s
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from sqlalchemy import (
     SQLColumnExpression,
     Subquery,
     Text,
+    Uuid,
     any_,
     cast,
     func,
@@ -41,6 +42,8 @@ LATEST = 2_000
 """Labels are looked for among so many first: a page of those that many jobs have is found there."""
 SEARCHED = 10_000
 """A text is looked for among so many of the newest: no index helps to find it."""
+SEARCHED_CHARACTERS = 2_000
+"""So far into an instruction: it may have a hundred thousand, and ten thousand such would take for ever."""
 ID_BEGINS = re.compile(r"[0-9a-f]{4}[0-9a-f-]*")
 UNDER_WAY = (JobStatus.RUNNING, JobStatus.HUMAN_INTERVENTION)
 
@@ -49,7 +52,8 @@ UNDER_WAY = (JobStatus.RUNNING, JobStatus.HUMAN_INTERVENTION)
 class Wanted:
     """Which jobs to list: an owner's (None: anybody's), in these states (none: all), with these labels.
 
-    With a text, those whose instruction has it, in small letters or capitals, or whose id begins with it.
+    With a text, those whose instruction has it near its beginning, in small letters or capitals, or whose id
+    begins with it.
     """
 
     owner: UUID | None = None
@@ -109,8 +113,9 @@ def _count_found(session: Session, wanted: Wanted) -> Count:
 def _found(session: Session, wanted: Wanted, after: Position | None = None) -> Subquery:
     """Those of the newest jobs that have the text and the labels."""
     _by_indexes(session)
-    newest, said = _in_order(wanted, None, SEARCHED, Job.meta, Job.instruction), wanted.text or ""
-    has = newest.c.instruction.icontains(said, autoescape=True)
+    beginning = func.left(Job.instruction, SEARCHED_CHARACTERS).label("beginning")
+    newest, said = _in_order(wanted, None, SEARCHED, Job.meta, beginning), wanted.text or ""
+    has = newest.c.beginning.icontains(said, autoescape=True)
     if ID_BEGINS.fullmatch(said.lower()):
         has = or_(has, cast(newest.c.id, Text).startswith(said.lower()))
     found = select(newest).where(has, *_labelled(newest.c.meta, wanted))
@@ -239,18 +244,28 @@ def own_sandboxes(session: Session, owner: UUID, keys: Collection[str]) -> set[s
     return {*used, *theirs}.intersection(keys)
 
 
-def drivers(session: Session, owner: UUID | None, keys: Collection[str]) -> dict[str, UUID]:
-    """The owner's jobs (None: anybody's) that drive the sandboxes now, by the sandboxes."""
-    driving = _one_of(Job.sandbox_key, keys), in_state(Job.status, *UNDER_WAY)
-    found = session.execute(select(Job.sandbox_key, Job.id).where(*driving, *_within(Wanted(owner), None)))
-    return {row.sandbox_key: row.id for row in found}
+def drivers(
+    session: Session, owner: UUID | None, keys: Collection[str], made_for: Mapping[str, UUID]
+) -> dict[str, UUID]:
+    """The owner's jobs (None: anybody's) that drive the sandboxes now, by the sandboxes' keys.
+
+    `made_for`: the jobs that some were made for, which don't know them before they have started.
+    """
+    under_way = in_state(Job.status, *UNDER_WAY), *_within(Wanted(owner), None)
+    jobs = select(Job.id).where(Job.id == any_(literal(list(made_for.values()), ARRAY(Uuid()))), *under_way)
+    waiting = set(session.scalars(jobs))
+    driven = select(Job.sandbox_key, Job.id).where(_one_of(Job.sandbox_key, keys), *under_way)
+    found = {key: job for key, job in made_for.items() if job in waiting}
+    return found | {row.sandbox_key: row.id for row in session.execute(driven)}
 
 
-def is_needed(session: Session, key: str) -> bool:
-    """Whether a job that has not ended works in the sandbox, or waits for it."""
+def is_needed(session: Session, key: str, made_for: UUID | None) -> bool:
+    """Whether a job that has not ended works in the sandbox, waits for it, or has it made for itself."""
     here = select(Job.id).where(Job.sandbox_key == key)
     # Apart: each has an index of its own.
-    needing = (here.where(in_state(Job.status, *states)) for states in (UNDER_WAY, (JobStatus.PENDING,)))
+    needing = [here.where(in_state(Job.status, *states)) for states in (UNDER_WAY, (JobStatus.PENDING,))]
+    if made_for is not None:
+        needing.append(select(Job.id).where(Job.id == made_for, in_state(Job.status, *ACTIVE)))
     return session.scalar(union_all(*needing).limit(1)) is not None
 
 

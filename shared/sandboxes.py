@@ -5,6 +5,7 @@ It builds URLs without escaping, so ids are escaped before it sees them.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -50,6 +51,12 @@ def name_for(job_id: UUID) -> str:
     return f"task-{job_id}"
 
 
+def job_of(name: str) -> UUID | None:
+    """The job that a sandbox of this name says that it was made for."""
+    said = re.fullmatch(r"task-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", name)
+    return UUID(said[1]) if said else None
+
+
 class SandboxService:
     """Lybic's sandboxes, as one organisation sees them. Its calls run on the portal's thread."""
 
@@ -82,6 +89,12 @@ class SandboxService:
         async with self._calling("describe"):
             found = await self._sdk.sandbox.get(_escaped(sandbox_id))
         return self._info(found.sandbox)
+
+    async def name(self, sandbox_id: str) -> str:
+        """How the sandbox is called."""
+        async with self._calling("describe"):
+            found = await self._sdk.sandbox.get(_escaped(sandbox_id))
+        return self._kept(found.sandbox.name, LONGEST_NAME)
 
     async def status(self, sandbox_id: str) -> str:
         """`PENDING`, `RUNNING`, `STOPPED` or `ERROR`."""

@@ -265,6 +265,9 @@ def test_the_list_by_a_text(client: FlaskClient, db: Database) -> None:
         assert ids[4] in listed(client, q=begin)
     assert having(ids[4][9:]) == []  # begins with it
     assert having("deadbeef") == [6]
+    long = submit(client, instruction="x" * 1990 + " early, late")
+    assert listed(client, q="early") == [long]
+    assert listed(client, q="late") == []
     for bad in ("", "x" * 201, "\x00"):
         assert error(client.get(LIST, query_string={"q": bad}))[:2] == (400, "invalid_request")
 

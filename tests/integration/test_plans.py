@@ -165,8 +165,10 @@ ASKED: dict[str, Ask] = {
     "whose sandboxes": lambda session: listing.own_sandboxes(
         session, OWNER, [f"{n:064}" for n in range(5000)]
     ),
-    "who drives them": lambda session: listing.drivers(session, None, [f"{n:064}" for n in range(500)]),
-    "whether one is needed": lambda session: listing.is_needed(session, f"{7:064}"),
+    "who drives them": lambda session: listing.drivers(
+        session, None, [f"{n:064}" for n in range(500)], {f"{n:064}": uuid4() for n in range(500)}
+    ),
+    "whether one is needed": lambda session: listing.is_needed(session, f"{7:064}", uuid4()),
     "a job": lambda session: session.get(Job, uuid4()),
     "its steps": lambda session: jobs.steps(session, uuid4()),
     "its events": lambda session: events.read(session, uuid4(), 3),

@@ -240,9 +240,9 @@ def test_without_redis_there_are_no_previews_and_nothing_else_suffers(
 
 
 def test_no_more_looks_than_there_are_places(
-    client: FlaskClient, lybic: Site, watched: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, settings: Settings, lybic: Site, watched: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screens, "MOST_LOOKS", 0)
     monkeypatch.setattr(screens, "WAIT_SECONDS", 0.0)
-    assert error(look(client, watched))[:2] == (503, "preview_unavailable")
+    assert error(look(serve(settings), watched))[:2] == (503, "preview_unavailable")
     assert not lybic.asked

@@ -12,7 +12,7 @@ from shared import keys, listing, writes
 from shared.db import Database
 from shared.schemas import LybicCredentials, SandboxInfo, sandbox_key
 from shared.settings import ApiSettings, LybicSettings, Settings
-from tests.integration.conftest import Serve, claim, error, finish, read, submit
+from tests.integration.conftest import UNKNOWN, Serve, claim, error, finish, read, submit
 from tests.integration.test_screenshots import Site, site_of
 from tests.integration.test_standins import process
 
@@ -144,6 +144,26 @@ def test_only_what_nobody_needs_is_deleted_and_only_by_who_may(
     assert listed(client) == {}
     assert error(delete(alice, hers))[:2] == (404, "sandbox_not_found"), "it is no more"
     assert read(db, running).sandbox_id == hers
+
+
+def test_one_that_starts_for_a_task_is_needed(client: FlaskClient, db: Database) -> None:
+    """The task does not know it yet."""
+    task_id = submit(client, sandbox_id=None)
+    lease = claim(db, task_id)
+    made, others = create(client, f"task-{task_id}"), create(client, f"task-{UNKNOWN}")
+    assert listed(client) == {made: task_id, others: None}
+    assert error(delete(client, made))[:2] == (409, "task_conflict")
+    with db.transaction() as session:
+        writes.carry_out(session, writes.finished(lease, "done"))
+    assert listed(client) == dict.fromkeys((made, others))
+    assert delete(client, made).json["success"] is True
+
+
+def test_nothing_is_told_to_invented_credentials(client: FlaskClient, db: Database) -> None:
+    hers = create(client, "hers")
+    claim(db, submit(client, sandbox_id=hers))
+    invented = AUTHENTICATION | {"api_key": "sk-invented"}
+    assert error(delete(client, hers, authentication=invented))[:2] == (502, "credentials_rejected")
 
 
 def sandbox(number: int, **more: Any) -> dict[str, Any]:

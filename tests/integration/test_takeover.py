@@ -7,12 +7,15 @@ from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from api import takeover
 from shared import events, jobs, writes
 from shared.db import Database
+from shared.errors import StorageUnavailable
 from shared.logging import QUIET
+from shared.models import Job
 from shared.schemas import Usage
 from shared.settings import Settings
 from shared.states import JobStatus, Request
@@ -228,6 +231,22 @@ def test_what_a_human_says_before_the_first_step_is_told(
     assert said(client, follow_up) == [everything, "go on"]
 
 
+def test_what_humans_say_has_an_end(client: FlaskClient, db: Database, submitted: str) -> None:
+    """Nobody acts in between: a job may be taken over and handed back for ever."""
+    message, refused = "x" * 100_000, []
+    for steps in (0, 1):
+        lease = claim(db, submitted)
+        take_steps(db, lease, steps)
+        hand_over(db, lease)
+        for _ in range(2):
+            resume(client, submitted, message)
+            hand_over(db, claim(db, submitted))
+        told = client.post(f"{API}/task/{submitted}/resume", json={"message": message})
+        refused.append((*error(told)[:2], told.json["error"]["details"]))
+        resume(client, submitted)
+    assert refused == [(400, "invalid_request", {"field": "message"})] * 2
+
+
 def test_what_a_step_came_to_is_told_beside_what_the_human_says(
     client: FlaskClient, db: Database, submitted: str
 ) -> None:
@@ -358,6 +377,7 @@ def test_what_goes_wrong_is_told_and_nothing_is_sent_again(
     assert error(told)[:2] == (502, code)
     details = told.json["error"]["details"]
     assert (details["done"], details.get("outcome_unknown")) == (1, unknown)
+    assert "Retry-After" not in told.headers
     assert len(lybic.requests) == 2
     assert code in logged.text
     assert PASSWORD not in logged.text
@@ -381,6 +401,24 @@ def test_nothing_is_sent_after_the_task_goes_on(
     claim(db, task_id)
     assert error(act(manned, CLICK))[:2] == (409, "task_conflict")
     assert len(lybic.requests) == 1
+
+
+def test_what_is_half_done_is_not_to_be_sent_again(
+    manned: tuple[FlaskClient, str], lybic: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = jobs.get
+
+    def away(session: Session, job_id: UUID, **more: Any) -> Job:
+        if lybic.requests:
+            raise StorageUnavailable("the database does not answer")
+        return looked(session, job_id, **more)
+
+    monkeypatch.setattr(jobs, "get", away)
+    told = act(manned, CLICK, CLICK)
+    assert error(told)[:2] == (503, "storage_unavailable")
+    assert (told.json["error"]["details"], "Retry-After" in told.headers) == ({"done": 1}, False)
+    told = act(manned, CLICK)
+    assert (told.json["error"]["details"], "Retry-After" in told.headers) == ({"done": 0}, True)
 
 
 def test_a_lybic_that_is_slow_is_not_waited_for_again_and_again(
