@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from local.stack import Plan, Stack
 from tests.conftest import wait_until
 
 TERMINAL = ("finished", "error", "cancelled")
+TOLD_LINES = 25
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,15 @@ def system() -> Iterator[System]:
     """Everything, started once."""
     with started() as one:
         yield one
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Below a failure stands what API and workers said last: their logs go with them."""
+    report = yield
+    system = getattr(item, "funcargs", {}).get("system")
+    if report.failed and isinstance(system, System):
+        for log in (*system.stack.logs.glob("api*.log"), *system.stack.logs.glob("worker*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-TOLD_LINES:]
+            report.sections.append((f"the end of {log.name}", "\n".join(lines)))
+    return report
