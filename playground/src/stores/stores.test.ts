@@ -82,14 +82,28 @@ it("credentials stay in memory, and go whole or not at all", () => {
 });
 
 describe("the list", () => {
-  it("shows a task once that moved from page to page", async () => {
-    answering(page(["c", "b"], "x"), page(["b", "a"]), page(["d", "c"], "y"));
+  it("reads all that is shown again, in pages that the server gives", async () => {
+    const there = Array.from({ length: 620 }, (_, index) => `${index}`);
+    const limits: number[] = [];
+    answering((request) => {
+      const query = new URL(request.url).searchParams;
+      const [from, limit] = [Number(query.get("cursor")), Number(query.get("limit"))];
+      limits.push(limit);
+      const next = from + limit < there.length ? `${from + limit}` : null;
+      return page(there.slice(from, from + limit), next)(request);
+    });
     const tasks = useTasks();
+    const shown = () => tasks.shown.map((task) => task.task_id);
     await tasks.refresh();
-    await tasks.more();
+    expect([shown().length, tasks.further]).toEqual([50, true]);
+    for (let times = 0; times < 10; times += 1) await tasks.more();
+    expect(shown()).toEqual(there.slice(0, 550));
+    there.unshift("new", "newer");
+    limits.length = 0;
     await tasks.refresh();
-    expect(tasks.shown.map((task) => task.task_id)).toEqual(["d", "c", "b", "a"]);
-    expect(tasks.cursor).toBeNull();
+    expect([shown(), limits]).toEqual([there.slice(0, 550), [500, 50]]);
+    await tasks.restart();
+    expect([shown().length, tasks.further]).toEqual([50, true]);
   });
 
   it("asks for what is wanted", async () => {

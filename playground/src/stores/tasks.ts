@@ -1,50 +1,54 @@
-/** The list of tasks: what is wanted of it, and the pages that were read. */
+/** The list of tasks: what is wanted of it, and what was read. */
 
 import { defineStore } from "pinia";
-import { computed, reactive, ref, shallowRef } from "vue";
+import { reactive, ref, shallowRef } from "vue";
 
 import { api, ApiError, data, type JobStatus, type TaskSummary } from "@/api/client";
 
 const PAGE = 50;
+/** So many the server gives at once. */
+const MOST = 500;
 
 export const useTasks = defineStore("tasks", () => {
   const wanted = reactive({ statuses: [] as JobStatus[], search: "", labels: [] as string[] });
-  const first = shallowRef<TaskSummary[]>([]);
-  const further = shallowRef<TaskSummary[]>([]);
+  /** Newest first. */
+  const shown = shallowRef<TaskSummary[]>([]);
   const total = ref(0);
   const totalIsExact = ref(true);
-  const cursor = ref<string | null>(null);
+  /** There are more than are shown. */
+  const further = ref(false);
   const loaded = ref(false);
   const error = shallowRef<ApiError>();
+  let count = PAGE;
   let asked = 0;
 
-  /** Newest first. A task that moved from one page to the next meanwhile stands there once. */
-  const shown = computed(() => {
-    const known = new Set(first.value.map((task) => task.task_id));
-    return [...first.value, ...further.value.filter((task) => !known.has(task.task_id))];
-  });
-
-  async function read(after?: string) {
+  /** As many as are wanted, from the newest on. Throws `ApiError`. */
+  async function read() {
     const query = {
-      limit: PAGE,
-      status: wanted.statuses.length ? wanted.statuses : undefined,
+      status: wanted.statuses.length ? [...wanted.statuses] : undefined,
       q: wanted.search.trim() || undefined,
-      metadata: wanted.labels.length ? wanted.labels : undefined,
-      cursor: after,
+      metadata: wanted.labels.length ? [...wanted.labels] : undefined,
     };
-    return await data(api.GET("/api/agent/task/list", { params: { query } }));
+    const [most, tasks] = [count, [] as TaskSummary[]];
+    for (let cursor: string | undefined; ;) {
+      const params = { query: { ...query, limit: Math.min(most - tasks.length, MOST), cursor } };
+      const page = await data(api.GET("/api/agent/task/list", { params }));
+      tasks.push(...page.tasks);
+      cursor = page.next_cursor ?? undefined;
+      if (!cursor || tasks.length >= most) return { ...page, tasks };
+    }
   }
 
-  /** Reads the newest page again. */
+  /** Reads all that is shown again: any of it may have changed. */
   async function refresh(): Promise<void> {
     const mine = ++asked;
     try {
-      const page = await read();
+      const found = await read();
       if (mine !== asked) return; // something else is wanted by now
-      first.value = page.tasks;
-      total.value = page.total;
-      totalIsExact.value = page.total_is_exact;
-      if (!further.value.length) cursor.value = page.next_cursor;
+      shown.value = found.tasks;
+      total.value = found.total;
+      totalIsExact.value = found.total_is_exact;
+      further.value = found.next_cursor !== null;
       error.value = undefined;
       loaded.value = true;
     } catch (problem) {
@@ -52,23 +56,18 @@ export const useTasks = defineStore("tasks", () => {
     }
   }
 
-  /** Reads the page after those that are shown. Throws `ApiError`. */
+  /** More are wanted. */
   async function more(): Promise<void> {
-    if (!cursor.value) return;
-    const mine = asked;
-    const page = await read(cursor.value);
-    if (mine !== asked && !loaded.value) return;
-    further.value = [...further.value, ...page.tasks];
-    cursor.value = page.next_cursor;
+    count += PAGE;
+    await refresh();
   }
 
   /** Something else is wanted. */
   async function restart(): Promise<void> {
-    further.value = [];
-    cursor.value = null;
+    count = PAGE;
     loaded.value = false;
     await refresh();
   }
 
-  return { wanted, shown, total, totalIsExact, cursor, loaded, error, refresh, more, restart };
+  return { wanted, shown, total, totalIsExact, further, loaded, error, refresh, more, restart };
 });
