@@ -286,6 +286,8 @@ def test_a_person_takes_over_acts_and_hands_back(visit: Open, system: System) ->
     expect(status(page)).not_to_have_text("Needs you")
     told = [one["content"] for one in system.status(task_id)["llm_context"]["messages"]]
     assert any("I closed the dialog." in text for text in told)
+    steps = page.get_by_role("region", name="Steps").locator("article")
+    expect(steps.filter(has_text="I closed the dialog.")).to_have_count(1)
     system.http.post("/api/agent/cancel", json={"task_id": task_id})
 
 

@@ -164,7 +164,10 @@ export const en = {
       priority: "Priority",
       os: "System",
     },
-    queue: "{position} in the queue",
+    waitsWorker: "waiting for a worker",
+    waitsSandbox: "waiting for sandbox {id}",
+    waitsTask: "waiting for sandbox {id}, which task {task} uses or asked for first",
+    queue: "{reason} ({position} in the queue)",
   },
   sandboxes: {
     title: "Sandboxes",

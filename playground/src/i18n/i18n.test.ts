@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 
 import { ApiError } from "@/api/client";
-import { explain, i18n, locales } from ".";
+import { explain, i18n, locales, waiting } from ".";
 import { en } from "./en";
 import { zh } from "./zh";
 
@@ -51,4 +51,17 @@ it("errors say what to do, and else what the server said", () => {
   expect(explain(new ApiError("rate_limited", "m", 429, 9))).toMatch(/9 s/);
   expect(explain(new ApiError("something_new", "as the server said", 400))).toBe("as the server said");
   expect(explain(new ApiError("something_new", "{odd} | @:text", 400))).toBe("{odd} | @:text");
+});
+
+it.each([
+  ["waiting for a worker", "等待空闲的工作进程"],
+  ["waiting for sandbox SBX-1, which another task uses or asked for first", "等待沙箱 SBX-1"],
+  ["waiting for sandbox SBX-1, which task 0af3 uses or asked for first", "等待沙箱 SBX-1，任务 0af3"],
+  ["waiting for better days", "waiting for better days"],
+])("%j is said in the reader's language", (reason, said) => {
+  i18n.global.locale.value = "zh";
+  expect(waiting(reason).startsWith(said)).toBe(true);
+  i18n.global.locale.value = "en";
+  if (reason.endsWith("first")) expect(reason.startsWith(waiting(reason))).toBe(true);
+  else expect(waiting(reason)).toBe(reason);
 });

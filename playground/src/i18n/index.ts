@@ -17,6 +17,15 @@ export const i18n = createI18n({
   messages: { en, zh },
 });
 
+/** Why a task waits; the server says it in English (`pending_reason` in `api/views.py`). */
+export function waiting(reason: string): string {
+  const { t } = i18n.global;
+  if (reason === "waiting for a worker") return t("task.waitsWorker");
+  const [, id, task] = /^waiting for sandbox (.+), which (?:task (\S+)|another task) uses/.exec(reason) ?? [];
+  if (!id) return reason;
+  return task ? t("task.waitsTask", { id, task }) : t("task.waitsSandbox", { id });
+}
+
 /** What went wrong, and what to do about it where that is known. */
 export function explain(error: ApiError): string {
   const { t, te } = i18n.global;

@@ -165,7 +165,10 @@ export const zh: Messages = {
       priority: "优先级",
       os: "系统",
     },
-    queue: "排在第 {position} 位",
+    waitsWorker: "等待空闲的工作进程",
+    waitsSandbox: "等待沙箱 {id}",
+    waitsTask: "等待沙箱 {id}，任务 {task} 正在使用它或排在前面",
+    queue: "{reason}（排在第 {position} 位）",
   },
   sandboxes: {
     title: "沙箱",

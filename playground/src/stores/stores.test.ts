@@ -133,33 +133,68 @@ describe("the list", () => {
 });
 
 describe("a task", () => {
-  const step = (number: number, status = "done") => ({ number, status, marks: [], actions: [] });
+  const step = (number: number, status = "done", feedback?: string) => ({ number, status, feedback });
+  const state = { steps: [step(1)], status: "running", broken: false };
+  let after: number[];
 
-  it("reads again what may have changed, and nothing else", async () => {
+  beforeEach(() => {
     vi.useFakeTimers();
-    const state = { steps: [step(1), step(2, "intended")], status: "running" };
-    const after: (string | null)[] = [];
+    after = [];
+    Object.assign(state, { steps: [step(1), step(2, "intended")], status: "running", broken: false });
     answering((request) => {
       const url = new URL(request.url);
       if (url.pathname.endsWith("/events")) return new Response(new ReadableStream());
+      if (state.broken) return failing(503, "storage_unavailable")(request);
       if (url.pathname.includes("/status/")) return Response.json({ task_id: "t", status: state.status });
-      after.push(url.searchParams.get("after"));
-      const steps = state.steps.filter((one) => one.number > Number(url.searchParams.get("after")));
-      return Response.json({ steps, next_after: null });
+      const from = Number(url.searchParams.get("after"));
+      after.push(from);
+      return Response.json({ steps: state.steps.filter((one) => one.number > from), next_after: null });
     });
+  });
+  afterEach(() => {
+    useTask().leave();
+    vi.useRealTimers();
+  });
+
+  async function reading(): Promise<void> {
+    await vi.advanceTimersByTimeAsync(5000);
+  }
+
+  it("reads again what may have changed, and nothing else", async () => {
     const task = useTask();
     task.open("t");
-    await vi.advanceTimersByTimeAsync(1000);
-    expect(task.steps.map((one) => one.status)).toEqual(["done", "intended"]);
+    await reading();
+    expect(task.steps).toEqual(state.steps);
+    const before = after.length;
     state.steps = [step(1), step(2), step(3)];
     state.status = "finished";
-    task.open("t");
-    await vi.advanceTimersByTimeAsync(1000);
-    expect(task.steps.map((one) => one.status)).toEqual(["done", "done", "done"]);
-    expect(task.ended).toBe(true);
-    expect(after.length).toBeLessThanOrEqual(6);
+    void task.refresh();
+    await reading();
+    expect([task.steps, task.ended]).toEqual([state.steps, true]);
+    expect(after.slice(before)).toEqual([1]);
     task.leave();
     expect([task.steps, task.events, task.task]).toEqual([[], [], undefined]);
-    vi.useRealTimers();
+  });
+
+  it("reads what a person told the agent, which the server adds to the last step", async () => {
+    const task = useTask();
+    state.steps = [step(1), step(2)];
+    task.open("t");
+    await reading();
+    state.steps = [step(1), step(2, "done", "I closed the dialog.")];
+    void task.refresh();
+    await reading();
+    expect(task.steps).toEqual(state.steps);
+  });
+
+  it("says why it can't be read, until it can", async () => {
+    const task = useTask();
+    state.broken = true;
+    task.open("t");
+    await reading();
+    expect([task.trouble?.code, task.task]).toEqual(["storage_unavailable", undefined]);
+    state.broken = false;
+    await reading();
+    expect([task.trouble, task.status]).toEqual([undefined, "running"]);
   });
 });

@@ -21,7 +21,10 @@ export const useTask = defineStore("task", () => {
   const steps = shallowRef<Step[]>([]);
   const events = shallowRef<TaskEvent[]>([]);
   const connection = ref<Connection>("connecting");
+  /** It can't be watched. */
   const error = shallowRef<ApiError>();
+  /** The last reading failed, and will be tried again. */
+  const trouble = shallowRef<ApiError>();
 
   const status = computed(() => task.value?.status);
   const ended = computed(() => ["finished", "error", "cancelled"].includes(status.value ?? ""));
@@ -58,7 +61,13 @@ export const useTask = defineStore("task", () => {
     task.value = undefined;
     steps.value = [];
     events.value = arrived = [];
-    error.value = undefined;
+    error.value = trouble.value = undefined;
+  }
+
+  /** Reads it again, for what no event tells. */
+  async function refresh(): Promise<void> {
+    if (id.value) changed(id.value);
+    await reading;
   }
 
   /** Reads what may be new, now or after the reading that is under way; events say that, and not what. */
@@ -84,10 +93,12 @@ export const useTask = defineStore("task", () => {
       if (id.value !== taskId) return;
       task.value = now as Task;
       steps.value = [...known, ...newer];
+      trouble.value = undefined;
     } catch (problem) {
       const told = ApiError.of(problem);
       if (id.value === taskId && !task.value && !told.passing) error.value = told;
       if (told.passing) {
+        if (id.value === taskId) trouble.value = told;
         stale = !!id.value;
         await sleep(PAUSE_AWAY);
       }
@@ -95,13 +106,28 @@ export const useTask = defineStore("task", () => {
     await sleep(PAUSE);
   }
 
-  return { id, task, steps, events, connection, error, status, ended, call, results, open, leave };
+  return {
+    id,
+    task,
+    steps,
+    events,
+    connection,
+    error,
+    trouble,
+    status,
+    ended,
+    call,
+    results,
+    open,
+    leave,
+    refresh,
+  };
 });
 
-/** The steps before the first that may still change. */
+/** The steps before the first that may still change: the last may, for a person's message is added to it. */
 function settled(steps: Step[]): Step[] {
   const open = steps.findIndex((step) => step.status === "intended");
-  return open < 0 ? steps : steps.slice(0, open);
+  return steps.slice(0, open < 0 ? -1 : open);
 }
 
 async function stepsAfter(taskId: string, after: number): Promise<Step[]> {
