@@ -190,14 +190,28 @@ def test_a_task_is_submitted_again_however_long_its_instruction(visit: Open, sys
 
 def test_a_reload_in_the_midst_of_a_task_loses_nothing(visit: Open, system: System) -> None:
     task_id = system.submit(looking_around(60, 0.3))
-    page = visit(f"/tasks/{task_id}")
+    page = visit(f"/tasks/{task_id}", viewport={**DESKTOP, "height": 400})
     expect(page.get_by_role("region", name="Steps").locator("article").first).to_be_visible()
     page.reload()
     expect(status(page)).to_have_text("Running")
+    assert_stays_where_it_is_put(page)
     system.http.post("/api/agent/cancel", json={"task_id": task_id})
     expect(status(page)).to_have_text("Cancelled")
     page.get_by_role("tab", name="Events").click()
     assert_whole(page, system.events(task_id)[-1]["seq"])
+
+
+def assert_stays_where_it_is_put(page: Page) -> None:
+    """The timeline of a task that goes on, at a step that was chosen; the screen, once it is live again."""
+    place = page.locator(".where")
+    expect(page.get_by_role("region", name="Steps").locator("article").nth(1)).to_be_visible()
+    page.get_by_role("slider").press("Home")
+    expect(place).to_have_text(re.compile("1 / ([6-9]|[1-9][0-9])$"))
+    expect(button(page, "Step 1")).to_be_in_viewport()
+    button(page, "Replay").click()
+    button(page, "Live").click()
+    expect(button(page, "Replay")).to_be_visible()
+    expect(place).to_have_text("")
 
 
 def test_an_api_that_is_killed_and_comes_back_is_found_again(visit: Open, system: System) -> None:
@@ -250,6 +264,7 @@ def test_a_person_takes_over_acts_and_hands_back(visit: Open, system: System) ->
     expect(page.get_by_role("region", name="Steps").locator("article").nth(1)).to_be_visible()
     screen = page.get_by_test_id("live")
     expect(screen.get_by_test_id("mark")).to_be_visible()
+    button(page, "Step 1").click()
     button(page, "Take over").click()
     expect(status(page)).to_have_text("Needs you")
     box = screen.bounding_box()
