@@ -243,6 +243,7 @@ def test_a_task_is_cancelled_after_a_question(visit: Open, system: System) -> No
     button(dialog, "Cancel task").click()
     expect(status(page)).to_have_text("Cancelled")
     expect(page.get_by_text("The task is cancelled.").first).to_be_visible()
+    expect(page.get_by_role("main")).to_be_focused()
 
 
 def test_a_task_goes_on_as_a_follow_up(visit: Open, system: System) -> None:
@@ -265,8 +266,9 @@ def test_a_person_takes_over_acts_and_hands_back(visit: Open, system: System) ->
     screen = page.get_by_test_id("live")
     expect(screen.get_by_test_id("mark")).to_be_visible()
     button(page, "Step 1").click()
-    button(page, "Take over").click()
+    button(page, "Take over").press("Enter")
     expect(status(page)).to_have_text("Needs you")
+    expect(page.get_by_role("region", name="The screen is yours")).to_be_focused()
     box = screen.bounding_box()
     assert box
     sandbox = system.status(task_id)["sandbox_info"]["sandbox_id"]
@@ -297,8 +299,9 @@ def test_a_person_takes_over_acts_and_hands_back(visit: Open, system: System) ->
     assert (typed["content"], key["keys"]) == ("as a person does", "Escape")
 
     page.get_by_label("Tell the agent what you did").fill("I closed the dialog.")
-    button(page, "Hand back").click()
+    button(page, "Hand back").press("Enter")
     expect(status(page)).not_to_have_text("Needs you")
+    expect(page.get_by_role("main", name="Look around")).to_be_focused()
     told = [one["content"] for one in system.status(task_id)["llm_context"]["messages"]]
     assert any("I closed the dialog." in text for text in told)
     steps = page.get_by_role("region", name="Steps").locator("article")
@@ -378,6 +381,7 @@ def test_sandboxes_are_made_used_and_deleted(visit: Open, system: System) -> Non
     button(mine, "Delete").click()
     button(page.get_by_role("alertdialog"), "Delete").click()
     expect(mine).to_have_count(0)
+    expect(page.get_by_role("main", name="Sandboxes")).to_be_focused()
 
 
 def test_what_is_refused_is_said_and_nothing_is_lost(visit: Open, system: System) -> None:
