@@ -340,6 +340,10 @@ def test_with_keys_a_person_signs_in_and_sees_only_their_own(visit: Open, system
         button(page, "Sign in").click()
         page.get_by_role("link", name="Tasks", exact=True).click()
         expect(page.get_by_text("No task yet.")).to_be_visible()
+        page.get_by_role("navigation").get_by_text("New task").click()
+        page.get_by_label("One of mine").check()
+        expect(page.get_by_text("There is none.")).to_be_visible()
+        expect(button(page, "Start")).to_be_disabled()
 
 
 def test_the_list_is_live_and_finds_tasks(visit: Open, system: System) -> None:
@@ -385,7 +389,11 @@ def test_sandboxes_are_made_used_and_deleted(visit: Open, system: System) -> Non
 
 
 def test_what_is_refused_is_said_and_nothing_is_lost(visit: Open, system: System) -> None:
-    page = visit("/new?sandbox=..")
+    page = visit("/new?sandbox=typed")
+    page.get_by_label("One of mine").check()
+    page.get_by_label("By its id").check()
+    expect(page.get_by_label("Sandbox id")).to_have_value("")
+    page.get_by_label("Sandbox id").fill("..")
     page.get_by_label("What should the agent do?").fill("Look around")
     button(page, "Start").click()
     expect(page.get_by_role("alert")).to_contain_text("sandbox_id")

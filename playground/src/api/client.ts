@@ -37,6 +37,11 @@ export class ApiError extends Error {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 
+  /** Whether credentials are missing, or not good. */
+  get wantsCredentials(): boolean {
+    return ["missing_credentials", "credentials_rejected"].includes(this.code);
+  }
+
   static of(error: unknown, response?: Response): ApiError {
     if (error instanceof ApiError) return error;
     if (!response) return new ApiError("offline", error instanceof Error ? error.message : String(error));
