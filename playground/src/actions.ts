@@ -6,7 +6,11 @@ const WHOLE = 10_000;
 const WHEEL_STEP = 100;
 /** Pixels that a pointer may move in a click. */
 export const STEADY = 6;
-const LONG_PRESS = 600;
+/** Milliseconds after which a finger that stays in its place means something else. */
+export const LONG_PRESS = 600;
+/** The right button as the DOM counts. */
+export const RIGHT = 2;
+/** And those of Lybic. */
 const BUTTONS: Record<number, string> = { 2: ":right", 4: ":middle" };
 const OBJECTS = ["content", "keys", "key", "name", "packageName", "direction"];
 const LONGEST = 200;

@@ -33,12 +33,16 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
+function point(type: string, x: number, y: number, how: PointerEventInit = {}): void {
+  screen.dispatchEvent(new PointerEvent(type, { clientX: x, clientY: y, isPrimary: true, ...how }));
+}
+
 function press(x: number, y: number, button = 0): void {
-  screen.dispatchEvent(new PointerEvent("pointerdown", { clientX: x, clientY: y, button }));
+  point("pointerdown", x, y, { button });
 }
 
 function release(x: number, y: number, button = 0): void {
-  screen.dispatchEvent(new PointerEvent("pointerup", { clientX: x, clientY: y, button }));
+  point("pointerup", x, y, { button });
 }
 
 function click(x: number, y: number, button = 0): void {
@@ -117,6 +121,31 @@ it("a phone is tapped at once, and has no wheel", () => {
   turn(100);
   expect(types()).toEqual(["touch:tap", "touch:tap"]);
 });
+
+it.each<[string, boolean, number, object]>([
+  ["is a right click on a desktop", false, 0, { type: "mouse:click", button: 2 }],
+  ["that moves is a drag", false, 100, { type: "mouse:drag", button: 1 }],
+  ["is what it is on a phone", true, 0, { type: "touch:longPress" }],
+])("a finger's long press %s", (_, phone, way, action) => {
+  shows(phone);
+  point("pointerdown", 500, 250, { pointerType: "touch" });
+  vi.advanceTimersByTime(700);
+  point("pointerup", 500 + way, 250, { pointerType: "touch" });
+  expect(acted).toMatchObject([action]);
+});
+
+it.each(["pointercancel", "pointerdown"])(
+  "a second finger and a gesture of the browser are no drag: %s",
+  (type) => {
+    shows(false);
+    point("pointerdown", 100, 100);
+    point(type, 700, 400, { isPrimary: false });
+    point("pointerup", 700, 400, { isPrimary: false });
+    point("pointerup", 120, 120);
+    vi.runAllTimers();
+    expect(acted).toEqual([]);
+  },
+);
 
 it("nothing is told after the screen is gone", () => {
   shows(false);

@@ -2,7 +2,7 @@
 
 import { onScopeDispose } from "vue";
 
-import { type Action, gesture, type Place, STEADY, wheel } from "@/actions";
+import { type Action, gesture, LONG_PRESS, type Place, RIGHT, STEADY, wheel } from "@/actions";
 
 /** Milliseconds in which a click may become a double click, and turns of the wheel one. */
 export const DOUBLE = 250;
@@ -22,18 +22,28 @@ export function usePointer(touch: () => boolean, act: (action: Action) => void) 
   });
 
   function pointerdown(event: PointerEvent): void {
+    if (!event.isPrimary) {
+      down = undefined; // two fingers mean nothing here
+      return;
+    }
     (event.currentTarget as HTMLElement).setPointerCapture(event.pointerId);
     down = { event, place: placeOf(event), at: Date.now() };
+  }
+
+  function pointercancel(): void {
+    down = undefined;
   }
 
   function pointerup(event: PointerEvent): void {
     if (!down) return;
     const { place, at, event: pressed } = down;
-    const { button } = pressed;
     down = undefined;
     const moved = distance(pressed, event);
     const to = placeOf(event);
     const milliseconds = Date.now() - at;
+    // A finger has one button: on a desktop it presses the other one by staying.
+    const stayed = pressed.pointerType === "touch" && milliseconds > LONG_PRESS;
+    const button = stayed ? RIGHT : pressed.button;
     const told = (double: boolean) => {
       act(gesture(place, to, { moved, milliseconds, button, double, touch: touch() }));
     };
@@ -78,7 +88,7 @@ export function usePointer(touch: () => boolean, act: (action: Action) => void) 
     event.preventDefault();
   }
 
-  return { pointerdown, pointerup, wheel: wheeled, contextmenu };
+  return { pointerdown, pointerup, pointercancel, wheel: wheeled, contextmenu };
 }
 
 function placeOf(event: MouseEvent): Place {
