@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { effectScope } from "vue";
 
+import { ApiError } from "@/api/client";
 import { poll } from "./poll";
 
 beforeEach(() => {
@@ -42,5 +43,16 @@ it("goes on after a failure, and once more at once if it was asked to meanwhile"
   expect(work).toHaveBeenCalledTimes(2);
   await vi.advanceTimersByTimeAsync(1000);
   expect(work).toHaveBeenCalledTimes(3);
+  scope.stop();
+});
+
+it("waits for as long as the server wants", async () => {
+  const work = vi.fn(() => Promise.reject(new ApiError("rate_limited", "slowly", 429, 7)));
+  const scope = effectScope();
+  scope.run(() => poll(1, work));
+  await vi.advanceTimersByTimeAsync(6900);
+  expect(work).toHaveBeenCalledTimes(1);
+  await vi.advanceTimersByTimeAsync(200);
+  expect(work).toHaveBeenCalledTimes(2);
   scope.stop();
 });

@@ -2,9 +2,12 @@
 
 import { onScopeDispose } from "vue";
 
+import { ApiError } from "@/api/client";
+
 /**
- * Calls `work` at once and then `seconds` after each end of it, but not while the page is hidden. What it
- * throws is its own affair. Ends with the scope that it was called in.
+ * Calls `work` at once and then `seconds` after each end of it, or later if an `ApiError` that it throws says
+ * so, but not while the page is hidden. What else it throws is its own affair. Ends with the scope that it was
+ * called in.
  */
 export function poll(seconds: number, work: () => Promise<unknown>): { now: () => void } {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -17,10 +20,10 @@ export function poll(seconds: number, work: () => Promise<unknown>): { now: () =
     again = busy;
     if (busy || over || document.visibilityState === "hidden") return;
     busy = true;
-    await work().catch(() => undefined);
+    const told = await work().then(() => undefined, ApiError.of);
     busy = false;
     if (over) return;
-    timer = setTimeout(now, again ? 0 : seconds * 1000);
+    timer = setTimeout(now, Math.max(again ? 0 : seconds, told?.retryAfter ?? 0) * 1000);
   }
 
   function now(): void {

@@ -71,6 +71,21 @@ it("what was aborted is no failure of the server", async () => {
   await expect(authorizedFetch("/a", { signal: stop.signal })).rejects.not.toBeInstanceOf(ApiError);
 });
 
+it("what takes too long has no answer", async () => {
+  const limit = new AbortController();
+  vi.spyOn(AbortSignal, "timeout").mockReturnValue(limit.signal);
+  answering(
+    (request) =>
+      new Promise((_, reject) => {
+        request.signal.addEventListener("abort", () => {
+          reject(new DOMException("timed out", "TimeoutError"));
+        });
+        limit.abort();
+      }),
+  );
+  await expect(data(api.GET("/api/health"))).rejects.toMatchObject({ code: "offline", passing: true });
+});
+
 it("idempotency keys are printable and differ", () => {
   const keys = Array.from({ length: 50 }, newIdempotencyKey);
   expect(new Set(keys).size).toBe(50);

@@ -58,6 +58,9 @@ export class ApiError extends Error {
   }
 }
 
+/** Longer than the server waits for others: what has no answer by then has none. */
+const LONGEST = 30_000;
+
 let key: string | undefined;
 let refused: () => void = () => undefined;
 
@@ -67,12 +70,16 @@ export function authorize(newKey: string | undefined, whenRefused: () => void): 
   refused = whenRefused;
 }
 
-/** `fetch` with the key. Only for paths of this server: nobody else may see it. */
+/**
+ * `fetch` with the key. Only for paths of this server: nobody else may see it. Without a signal of its own it
+ * ends after 30 seconds.
+ */
 export async function authorizedFetch(input: string | Request, init: RequestInit = {}): Promise<Response> {
-  const request = new Request(input, init);
+  const signal = init.signal ?? AbortSignal.timeout(LONGEST);
+  const request = new Request(input, { ...init, signal });
   if (key !== undefined) request.headers.set("Authorization", `Bearer ${key}`);
   const response = await fetch(request).catch((error: unknown) => {
-    if (request.signal.aborted) throw error;
+    if (init.signal?.aborted) throw error;
     throw ApiError.of(error);
   });
   if (response.status === 401) refused();

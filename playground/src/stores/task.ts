@@ -35,6 +35,7 @@ export const useTask = defineStore("task", () => {
   let close: () => void = () => undefined;
   let reading: Promise<void> | undefined;
   let stale = false;
+  let wake: () => void = () => undefined;
   /** Events that are not shown yet: a thousand may come at once. */
   let arrived: TaskEvent[] = [];
 
@@ -57,6 +58,7 @@ export const useTask = defineStore("task", () => {
 
   function leave(): void {
     close();
+    wake(); // the next task need not wait
     id.value = "";
     task.value = undefined;
     steps.value = [];
@@ -100,10 +102,17 @@ export const useTask = defineStore("task", () => {
       if (told.passing) {
         if (id.value === taskId) trouble.value = told;
         stale = !!id.value;
-        await sleep(PAUSE_AWAY);
+        await sleep(Math.max(PAUSE_AWAY, (told.retryAfter ?? 0) * 1000));
       }
     }
     await sleep(PAUSE);
+  }
+
+  function sleep(milliseconds: number): Promise<void> {
+    return new Promise((resolve) => {
+      wake = resolve;
+      setTimeout(resolve, milliseconds);
+    });
   }
 
   return {
@@ -141,8 +150,4 @@ async function stepsAfter(taskId: string, after: number): Promise<Step[]> {
     next = page.next_after;
   }
   return found;
-}
-
-function sleep(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
