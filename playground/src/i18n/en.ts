@@ -238,6 +238,11 @@ export const en = {
     credentials_rejected: "The key was refused. Check the credentials. ({message})",
     storage_unavailable: "The server's database does not answer. Try again in a moment.",
     task_not_found: "There is no such task, or it is not yours.",
+    task_conflict: "This can't be done now: {message}",
+    sandbox_not_found:
+      "There is no such sandbox, or it is not yours. Choose another one, or let one be made.",
+    preview_unavailable: "The server can't share pictures for now. It is asked again by itself.",
+    sandbox_error: "Lybic refused this, or does not answer. Try again, or use another sandbox. ({message})",
     sandbox_lost: "The sandbox does not exist any more. Start a new task in another one.",
     notFound: "There is no such page.",
     other: "{message}",
