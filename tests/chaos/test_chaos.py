@@ -95,7 +95,7 @@ def test_a_worker_is_killed_again_and_again(arena: Arena, scenario: Scenario) ->
                 clients.wait_for_run(job_id, run + 1)
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_a_worker_is_killed_in_the_midst_of_an_action(moment: str, arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         sandbox = clients.make_sandbox()
@@ -108,6 +108,7 @@ def test_a_worker_is_killed_in_the_midst_of_an_action(moment: str, arena: Arena,
     assert statuses(arena, job_id)[:2] == ["interrupted", "done"]
 
 
+@pytest.mark.long
 def test_a_zombie_neither_acts_nor_writes(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         clients.submit_many(8, steps=60)  # none of them is about to end
@@ -121,6 +122,7 @@ def test_a_zombie_neither_acts_nor_writes(arena: Arena, scenario: Scenario) -> N
     assert worker.child.exit_code is None
 
 
+@pytest.mark.long
 def test_a_worker_told_to_stop_hands_its_jobs_over(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         jobs = clients.submit_many(6, steps=20)
@@ -357,6 +359,7 @@ def test_cancel_while_the_model_hangs(arena: Arena, scenario: Scenario) -> None:
         assert answer.status == "cancelled"
 
 
+@pytest.mark.long
 def test_cancel_while_the_worker_is_dead(arena: Arena, scenario: Scenario) -> None:
     with scenario() as clients:
         job_id = clients.submit(100)

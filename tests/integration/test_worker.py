@@ -17,7 +17,9 @@ WORKER = ["-m", "celery", "--app", "worker.app", "worker", "--pool", "threads", 
     ("wrong", "said"),
     [
         ({"CREDENTIALS_KEYS": "not a key"}, "CREDENTIALS_KEYS"),
-        ({"SSL_CERT_FILE": "/no/such/file"}, "the worker can't start"),  # an error of none of ours
+        pytest.param(  # an error of none of ours
+            {"SSL_CERT_FILE": "/no/such/file"}, "the worker can't start", marks=pytest.mark.long
+        ),
     ],
 )
 def test_one_that_can_t_start_says_so_and_ends(
