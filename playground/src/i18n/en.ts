@@ -64,7 +64,7 @@ export const en = {
     choose: "Choose a sandbox",
     noSandboxes: "There is none. Let one be made, or name one by its id.",
     language: "The agent thinks in",
-    languages: { auto: "The instruction's language", en: "English", zh: "Chinese" },
+    languages: { auto: "Automatic", en: "English", zh: "Chinese" },
     maxSteps: "Most steps",
     timeout: "Most minutes",
     timeoutHint: "Time that it waits for you is not counted.",

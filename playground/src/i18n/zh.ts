@@ -66,7 +66,7 @@ export const zh: Messages = {
     choose: "选择沙箱",
     noSandboxes: "没有沙箱。请新建，或按编号指定。",
     language: "智能体使用的语言",
-    languages: { auto: "与指令相同", en: "英语", zh: "中文" },
+    languages: { auto: "自动", en: "英语", zh: "中文" },
     maxSteps: "最多步数",
     timeout: "最长分钟数",
     timeoutHint: "等待您的时间不计算在内。",
