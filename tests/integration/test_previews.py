@@ -16,6 +16,7 @@ from local.servers import Valkey
 from shared import writes
 from shared.db import Database
 from shared.schemas import SandboxInfo
+from shared.secrets import Vault
 from shared.settings import LybicSettings, RedisSettings, Settings
 from tests.conftest import wait_until
 from tests.integration.conftest import API, Serve, claim, error, finish, submit
@@ -101,6 +102,22 @@ def test_many_watchers_of_several_processes_share_one_look(
     assert isinstance(shared, bytes)
     assert WEBP[:4] not in shared
     assert b"image" not in shared
+
+
+def test_a_picture_is_decrypted_once_for_all_who_watch_here(
+    client: FlaskClient, lybic: Site, watched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bytes] = []
+    decrypt = Vault.decrypt
+
+    def counted(vault: Vault, token: bytes) -> bytes:
+        opened.append(decrypt(vault, token))
+        return opened[-1]
+
+    monkeypatch.setattr(Vault, "decrypt", counted)
+    show(lybic, lybic.shows(PNG))
+    assert [look(client, watched).data for _ in range(4)] == [PNG] * 4  # the first has looked itself
+    assert sum(PNG in data for data in opened) == 1  # and each its credentials
 
 
 def test_the_next_turn_sees_anew_and_what_has_not_changed_is_not_sent(
